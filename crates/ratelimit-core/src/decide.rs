@@ -1,0 +1,200 @@
+//! The one place where a rule, a state, a cost and a moment become an answer.
+
+use crate::decision::{Decision, Reason};
+use crate::rule::{with_meter, Meter, Rule};
+use crate::state::State;
+use crate::time::{Micros, Now};
+
+/// A cost asked of one rule for one key.
+#[derive(Debug)]
+pub struct Limit<'a, S> {
+    rule: &'a Rule,
+    state: &'a mut S,
+    cost: u64,
+}
+
+impl<'a, S: State> Limit<'a, S> {
+    /// Asks `cost` of `rule` for the key whose state this is.
+    pub fn new(rule: &'a Rule, state: &'a mut S, cost: u64) -> Self {
+        Limit { rule, state, cost }
+    }
+
+    /// Why the cost cannot be taken, and for how long; `None` if it can.
+    fn refusal(&self, now: Now) -> Option<Refusal> {
+        with_meter!(self.rule, meter => refusal(meter, self.state, now, self.cost))
+    }
+
+    fn answer(&self, now: Now, refusal: Option<Refusal>) -> Decision {
+        with_meter!(self.rule, meter => answer(meter, self.state, now, self.cost, refusal))
+    }
+
+    /// Takes the cost, whether it fits or not.
+    pub fn charge(&mut self, now: Now) {
+        with_meter!(self.rule, meter => charge(meter, self.state, now, self.cost));
+    }
+
+    /// Gives the cost back, never above the capacity.
+    pub fn refund(&mut self, now: Now) {
+        with_meter!(self.rule, meter => refund(meter, self.state, now, self.cost));
+    }
+
+    /// Takes the cost if it fits. The short way for one rule and a yes or no.
+    #[inline]
+    pub fn try_take(&mut self, now: Now) -> bool {
+        with_meter!(self.rule, meter => try_take(meter, self.state, now, self.cost))
+    }
+
+    fn remaining(&self, now: Now) -> u64 {
+        with_meter!(self.rule, meter => meter.remaining(self.state, &meter.view(self.state, now)))
+    }
+
+    fn reset_after(&self, now: Now) -> Micros {
+        with_meter!(self.rule, meter => {
+            meter.reset_after(self.state, &meter.view(self.state, now), now, 0)
+        })
+    }
+
+    /// Tells the state that it was asked in vain, so that it is kept until that would pass.
+    fn refused(&mut self, now: Now, refusal: Refusal) {
+        with_meter!(self.rule, meter => refused(meter, self.state, now, refusal));
+    }
+}
+
+/// Whether a decision takes what it allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// Takes.
+    Take,
+    /// Only looks: the answer that `Take` would give, and no change.
+    Peek,
+}
+
+/// Decides for several limits at once: all take their cost, or none does.
+///
+/// The limit that binds is reported: refused, the one with the longest wait; allowed, the one with the least remaining; the
+/// first of equals. Its place is in [`Decision::binding`].
+pub fn decide<S: State>(limits: &mut [Limit<'_, S>], now: Now, operation: Operation) -> Decision {
+    let mut answer = Decision::unlimited();
+    for (binding, limit) in limits.iter_mut().enumerate() {
+        let refusal = limit.refusal(now);
+        if let (Some(refusal), Operation::Take) = (refusal, operation) {
+            limit.refused(now, refusal);
+        }
+        answer = answer.and(Decision { binding, ..limit.answer(now, refusal) });
+    }
+    if !answer.allowed {
+        // What would have passed alone takes nothing either.
+        let longest = limits.iter().map(|limit| limit.reset_after(now)).max();
+        answer.reset_after = longest.unwrap_or(answer.reset_after);
+    } else if operation == Operation::Take {
+        for limit in limits {
+            limit.charge(now);
+        }
+    }
+    answer
+}
+
+/// Takes as much as fits, up to the costs of the limits, which are all the same, and says how much.
+pub fn take_at_most<S: State>(limits: &mut [Limit<'_, S>], now: Now) -> u64 {
+    let granted =
+        limits.iter().map(|limit| limit.remaining(now).min(limit.cost)).min().unwrap_or(0);
+    for limit in limits {
+        limit.cost = granted;
+        if granted > 0 {
+            limit.charge(now);
+        }
+    }
+    granted
+}
+
+/// Why a cost does not fit: for how long, or for ever.
+type Refusal = Option<Micros>;
+
+#[inline]
+fn refusal<M: Meter, S: State>(meter: &M, state: &S, now: Now, cost: u64) -> Option<Refusal> {
+    let capacity = meter.capacity();
+    if cost > capacity || capacity == 0 {
+        return Some(None);
+    }
+    let view = meter.view(state, now);
+    if cost == 0 || meter.admits(state, &view, cost) {
+        return None;
+    }
+    Some(Some(meter.wait(state, &view, now, cost)))
+}
+
+fn answer<M: Meter, S: State>(
+    meter: &M,
+    state: &S,
+    now: Now,
+    cost: u64,
+    refusal: Option<Refusal>,
+) -> Decision {
+    let view = meter.view(state, now);
+    let allowed = refusal.is_none();
+    let taken = if allowed { cost } else { 0 };
+    Decision {
+        allowed,
+        quota: meter.capacity(),
+        remaining: meter.remaining(state, &view).saturating_sub(taken),
+        retry_after: refusal.unwrap_or(Some(0)),
+        reset_after: meter.reset_after(state, &view, now, taken),
+        reason: refusal.map(|wait| if wait.is_some() { Reason::Rate } else { Reason::Never }),
+        binding: 0,
+    }
+}
+
+fn charge<M: Meter, S: State>(meter: &M, state: &mut S, now: Now, cost: u64) {
+    if cost == 0 || meter.capacity() == 0 {
+        return;
+    }
+    let mut view = meter.view(state, now);
+    meter.charge(state, &mut view, now, cost);
+    settle(meter, state, view, now);
+}
+
+fn refund<M: Meter, S: State>(meter: &M, state: &mut S, now: Now, cost: u64) {
+    let mut view = meter.view(state, now);
+    meter.refund(state, &mut view, now, cost);
+    settle(meter, state, view, now);
+}
+
+#[inline]
+fn try_take<M: Meter, S: State>(meter: &M, state: &mut S, now: Now, cost: u64) -> bool {
+    let capacity = meter.capacity();
+    if cost > capacity || cost == 0 {
+        return cost == 0 && capacity > 0;
+    }
+    let mut view = meter.view(state, now);
+    if !meter.admits(state, &view, cost) {
+        let wait = meter.wait(state, &view, now, cost);
+        refused(meter, state, now, Some(wait));
+        return false;
+    }
+    meter.charge(state, &mut view, now, cost);
+    settle(meter, state, view, now);
+    true
+}
+
+/// Writes a changed state, and until when it matters: a key that refuses even a cost of 1 must not be forgotten early.
+#[inline]
+fn settle<M: Meter, S: State>(meter: &M, state: &mut S, view: M::View, now: Now) {
+    meter.store(state, &view);
+    let fresh = now.steady.saturating_add(meter.reset_after(state, &view, now, 0));
+    let open = if meter.admits(state, &view, 1) {
+        Micros::MIN
+    } else {
+        now.steady.saturating_add(meter.wait(state, &view, now, 1))
+    };
+    state.settled(fresh, open);
+}
+
+fn refused<M: Meter, S: State>(meter: &M, state: &mut S, now: Now, refusal: Refusal) {
+    // The state is written as it stands now: counts of a window that a changed definition or clock left in the future are
+    // taken over once, not again in each window to come.
+    if let Some(wait) = refusal {
+        let view = meter.view(state, now);
+        meter.store(state, &view);
+        state.refused(now.steady.saturating_add(wait));
+    }
+}

@@ -1,0 +1,72 @@
+//! The answer to a call.
+
+use crate::time::Micros;
+
+/// Why a call was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The rate is used up; waiting helps.
+    Rate,
+    /// It can never pass: the cost is above the capacity, or the quota is 0.
+    Never,
+}
+
+impl Reason {
+    /// The word that SQL shows.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Reason::Rate => "rate",
+            Reason::Never => "never",
+        }
+    }
+}
+
+/// The whole answer, as section 1.1 of the contract defines its fields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// Whether the call passes.
+    pub allowed: bool,
+    /// What `remaining` counts down from.
+    pub quota: u64,
+    /// The largest cost that would pass now.
+    pub remaining: u64,
+    /// 0 when allowed, the exact wait when refused, `None` when no wait helps.
+    pub retry_after: Option<Micros>,
+    /// How long until the key is as good as new.
+    pub reset_after: Micros,
+    /// `None` when allowed.
+    pub reason: Option<Reason>,
+    /// Which of several limits binds, counted from 0.
+    pub binding: usize,
+}
+
+impl Decision {
+    /// The answer where nothing limits.
+    pub const fn unlimited() -> Self {
+        Decision {
+            allowed: true,
+            quota: u64::MAX,
+            remaining: u64::MAX,
+            retry_after: Some(0),
+            reset_after: 0,
+            reason: None,
+            binding: 0,
+        }
+    }
+
+    /// The answer of two limits that must both pass: the one that binds, the first of equals.
+    pub(crate) fn and(self, other: Decision) -> Decision {
+        // No wait is the longest wait.
+        let wait = |decision: &Decision| decision.retry_after.unwrap_or(Micros::MAX);
+        let first = match (self.allowed, other.allowed) {
+            (true, true) => self.remaining <= other.remaining && self.quota != u64::MAX,
+            (false, false) => {
+                self.retry_after.is_none()
+                    || other.retry_after.is_some() && wait(&self) >= wait(&other)
+            }
+            (first_allowed, _) => !first_allowed,
+        };
+        let reset_after = self.reset_after.max(other.reset_after);
+        Decision { reset_after, ..if first { self } else { other } }
+    }
+}

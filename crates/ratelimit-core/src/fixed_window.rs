@@ -1,0 +1,131 @@
+//! `fixed_window`: at most `quota` in each window.
+//!
+//! A window is a stretch of the clock, or begins at a key's first hit. Windows of days and longer follow a calendar.
+
+use alloc::rc::Rc;
+use core::cell::Cell;
+
+use crate::calendar::{after, window, Calendar};
+use crate::period::Period;
+use crate::rule::Meter;
+use crate::state::State;
+use crate::time::{span, Micros, Now};
+
+/// When a window begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Anchor {
+    /// With the clock, the same for all keys.
+    #[default]
+    Clock,
+    /// With the key's first hit after the last window ended.
+    FirstHit,
+}
+
+/// Counts in windows.
+#[derive(Clone)]
+pub struct FixedWindow {
+    quota: u64,
+    period: Period,
+    anchor: Anchor,
+    calendar: Rc<dyn Calendar>,
+    /// The window of the last decision: all keys share it, and it takes a calendar to find.
+    current: Cell<(Micros, Micros)>,
+}
+
+impl core::fmt::Debug for FixedWindow {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let FixedWindow { quota, period, anchor, .. } = self;
+        write!(f, "FixedWindow({quota} per {period:?}, {anchor:?})")
+    }
+}
+
+impl FixedWindow {
+    pub(crate) fn new(
+        quota: u64,
+        period: Period,
+        anchor: Anchor,
+        calendar: Rc<dyn Calendar>,
+    ) -> Self {
+        FixedWindow { quota, period, anchor, calendar, current: Cell::new((1, 0)) }
+    }
+
+    /// The window around `now`: when it began and when it ends, on the wall.
+    fn window(&self, now: Micros) -> (Micros, Micros) {
+        let mut current = self.current.get();
+        if now < current.0 || now >= current.1 {
+            current = window(self.period, now, &*self.calendar);
+            self.current.set(current);
+        }
+        current
+    }
+
+    /// When a window ends that a hit at `start` began.
+    fn after(&self, start: Micros) -> Micros {
+        after(self.period, start, &*self.calendar)
+    }
+}
+
+/// The window that counts now: when it began and ends, and what was taken in it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Count {
+    start: Micros,
+    end: Micros,
+    count: u64,
+}
+
+impl Meter for FixedWindow {
+    type View = Count;
+
+    fn capacity(&self) -> u64 {
+        self.quota
+    }
+
+    fn view<S: State>(&self, state: &S, now: Now) -> Count {
+        let [end, count, start] = state.words();
+        let (end, start) = (end.cast_signed(), start.cast_signed());
+        // A window that ends later than the current one comes from another definition or from a clock that was set back:
+        // what was taken counts here, once.
+        let count = if end > now.wall { count } else { 0 };
+        let (start, end) = match self.anchor {
+            Anchor::Clock => self.window(now.wall),
+            // The window that a hit at `start` began. Where an hour comes twice, one that began now may end before it.
+            Anchor::FirstHit if count > 0 && start <= now.wall && end == self.after(start) => {
+                (start, end)
+            }
+            Anchor::FirstHit if count > 0 => (now.wall, end.min(self.after(now.wall))),
+            Anchor::FirstHit => (now.wall, self.after(now.wall)),
+        };
+        Count { start, end, count }
+    }
+
+    fn store<S: State>(&self, state: &mut S, view: &Count) {
+        state.set_words([view.end.cast_unsigned(), view.count, view.start.cast_unsigned()]);
+    }
+
+    fn admits<S: State>(&self, _: &S, view: &Count, cost: u64) -> bool {
+        view.count.saturating_add(cost) <= self.quota
+    }
+
+    fn charge<S: State>(&self, _: &mut S, view: &mut Count, _: Now, cost: u64) {
+        view.count = view.count.saturating_add(cost);
+    }
+
+    fn refund<S: State>(&self, _: &mut S, view: &mut Count, _: Now, cost: u64) {
+        view.count = view.count.saturating_sub(cost);
+    }
+
+    fn remaining<S: State>(&self, _: &S, view: &Count) -> u64 {
+        self.quota.saturating_sub(view.count)
+    }
+
+    fn reset_after<S: State>(&self, _: &S, view: &Count, now: Now, cost: u64) -> Micros {
+        if view.count.saturating_add(cost) == 0 {
+            return 0;
+        }
+        span(i128::from(view.end) - i128::from(now.wall))
+    }
+
+    fn wait<S: State>(&self, _: &S, view: &Count, now: Now, _: u64) -> Micros {
+        span(i128::from(view.end) - i128::from(now.wall))
+    }
+}

@@ -1,0 +1,66 @@
+//! What `ratelimit` decides, and nothing else: no PostgreSQL, no clock, no `unsafe`, integers only.
+//!
+//! A [`Rule`] says what is allowed; a [`State`] holds what one key has used of it; the host brings the time as [`Now`].
+//! [`decide`] puts them together for one or several rules, all or nothing. The [`table`] keeps the states of many keys in
+//! one slice that many processes share.
+//!
+//! ```
+//! use ratelimit_core::{decide, parse_rates, Algorithm, Limit, MemoryState, Now, Operation};
+//!
+//! let spec = &parse_rates("2 per minute", Algorithm::TokenBucket).unwrap()[0];
+//! let rule = spec.rule().unwrap();
+//! let mut key = MemoryState::default();
+//! let mut now = Now::at(1_000_000);
+//! let mut take = |now| decide(&mut [Limit::new(&rule, &mut key, 1)], now, Operation::Take);
+//!
+//! assert!(take(now).allowed);
+//! assert!(take(now).allowed);
+//! let denied = take(now);
+//! assert!(!denied.allowed);
+//! // Waiting exactly this long passes; a microsecond less would not.
+//! now = now.plus(denied.retry_after.unwrap());
+//! assert!(take(now).allowed);
+//! ```
+#![no_std]
+#![forbid(unsafe_code)]
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::float_arithmetic)]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        reason = "a test says what it expects by panicking"
+    )
+)]
+
+extern crate alloc;
+
+pub mod calendar;
+mod decide;
+mod decision;
+mod fixed_window;
+mod key;
+mod period;
+mod rate;
+mod rule;
+mod sliding_log;
+mod sliding_window;
+mod state;
+pub mod table;
+mod time;
+mod token_bucket;
+
+pub use calendar::Calendar;
+pub use decide::{decide, take_at_most, Limit, Operation};
+pub use decision::{Decision, Reason};
+pub use fixed_window::{Anchor, FixedWindow};
+pub use key::{KeyHasher, Secret};
+pub use period::Period;
+pub use rate::{parse_rates, RateError, RateSpec};
+pub use rule::{check_together, Algorithm, Refill, Rule, RuleError, MAX_PERIOD, MAX_QUOTA};
+pub use sliding_log::{SlidingLog, MAX_LOG};
+pub use sliding_window::SlidingWindow;
+pub use state::{MemoryState, State, Words};
+pub use time::{Micros, Now, DAY, HOUR, MILLISECOND, MINUTE, SECOND};
+pub use token_bucket::{IntervalBucket, TokenBucket};

@@ -1,0 +1,290 @@
+//! Rate strings: `100 per minute`, `10/second burst 20, 1000/hour`.
+//!
+//! ```text
+//! rates := rate { ("," | ";") rate }
+//! rate  := number ("per" | "/") [ number ] unit [ "burst" number ]
+//! ```
+
+use alloc::format;
+use alloc::rc::Rc;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use crate::calendar::Utc;
+use crate::fixed_window::Anchor;
+use crate::period::Period;
+use crate::rule::{check_together, Algorithm, Refill, Rule, RuleError, MAX_QUOTA};
+use crate::time::{HOUR, MILLISECOND, MINUTE, SECOND};
+
+/// A rule as it was written down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RateSpec {
+    /// How it counts.
+    pub algorithm: Algorithm,
+    /// How much in a period.
+    pub quota: u64,
+    /// How long a period is.
+    pub period: Period,
+    /// What a bucket holds; the quota, where nothing is said.
+    pub burst: Option<u64>,
+    /// How a bucket refills.
+    pub refill: Refill,
+    /// When a window begins.
+    pub anchor: Anchor,
+}
+
+/// What is wrong with a rate string, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RateError {
+    /// The character where it went wrong, counted from 1.
+    pub position: usize,
+    /// What is wrong there: a sentence.
+    pub detail: String,
+}
+
+/// Reads a rate string: one rule for each rate in it, all with this algorithm.
+pub fn parse_rates(text: &str, algorithm: Algorithm) -> Result<Vec<RateSpec>, RateError> {
+    let mut parser = Parser::new(text);
+    let mut specs = Vec::new();
+    loop {
+        let start = parser.position();
+        let spec = parser.rate(algorithm)?;
+        specs.push(spec);
+        Rule::new(&spec, Rc::new(Utc))
+            .and_then(|_| check_together(&specs))
+            .map_err(|error| parser.wrong_rule(start, error))?;
+        match parser.next() {
+            Token::End => return Ok(specs),
+            Token::Symbol(',' | ';') => {}
+            other => {
+                return Err(parser.expected("\",\", \";\", \"burst\" or the end", other));
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Token<'a> {
+    Number(&'a str),
+    Word(&'a str),
+    Symbol(char),
+    End,
+}
+
+struct Parser<'a> {
+    text: &'a str,
+    /// Bytes read, and where the token read last began.
+    offset: usize,
+    token: usize,
+    /// Where the parts of the rate read last begin.
+    period: usize,
+    burst: usize,
+}
+
+impl<'a> Parser<'a> {
+    fn new(text: &'a str) -> Self {
+        Parser { text, offset: 0, token: 0, period: 0, burst: 0 }
+    }
+
+    fn next(&mut self) -> Token<'a> {
+        let rest = self.text.get(self.offset..).unwrap_or("");
+        let blank = rest.len() - rest.trim_start().len();
+        self.token = self.offset + blank;
+        let rest = rest.trim_start();
+        let run = |is: fn(char) -> bool| rest.find(|c| !is(c)).unwrap_or(rest.len());
+        let Some(first) = rest.chars().next() else {
+            return Token::End;
+        };
+        let (token, length) = if first.is_ascii_digit() {
+            let length = run(|c| c.is_ascii_digit());
+            (Token::Number(&rest[..length]), length)
+        } else if first.is_alphabetic() {
+            let length = run(char::is_alphabetic);
+            (Token::Word(&rest[..length]), length)
+        } else {
+            (Token::Symbol(first), first.len_utf8())
+        };
+        self.offset = self.token + length;
+        token
+    }
+
+    fn peek(&mut self) -> Token<'a> {
+        let (offset, at) = (self.offset, self.token);
+        let token = self.next();
+        (self.offset, self.token) = (offset, at);
+        token
+    }
+
+    /// Where the next token begins.
+    fn position(&mut self) -> usize {
+        let (offset, at) = (self.offset, self.token);
+        self.next();
+        let position = self.token;
+        (self.offset, self.token) = (offset, at);
+        position
+    }
+
+    fn rate(&mut self, algorithm: Algorithm) -> Result<RateSpec, RateError> {
+        let quota = self.number("a quota")?;
+        match self.next() {
+            Token::Symbol('/') => {}
+            Token::Word(word) if word.eq_ignore_ascii_case("per") => {}
+            other => return Err(self.expected("\"per\" or \"/\"", other)),
+        }
+        self.period = self.position();
+        let many = match self.peek() {
+            Token::Number(_) => self.number("a number of units")?,
+            _ => 1,
+        };
+        let period = match self.next() {
+            Token::Word(word) => period(word, many),
+            other => return Err(self.expected("a unit", other)),
+        };
+        let period = match period {
+            None => {
+                let word = self.text.get(self.token..self.offset).unwrap_or("");
+                return Err(self.expected("a unit", Token::Word(word)));
+            }
+            Some(_) if many == 0 => return Err(self.at(self.period, "A period of 0 has no end.")),
+            Some(Err(error)) => return Err(self.at(self.period, &error.to_string())),
+            Some(Ok(period)) => period,
+        };
+        let burst = match self.peek() {
+            Token::Word(word) if word.eq_ignore_ascii_case("burst") => {
+                self.next();
+                self.burst = self.token;
+                Some(self.number("a burst")?)
+            }
+            _ => None,
+        };
+        let (refill, anchor) = (Refill::Continuous, Anchor::Clock);
+        Ok(RateSpec { algorithm, quota, period, burst, refill, anchor })
+    }
+
+    fn number(&mut self, what: &str) -> Result<u64, RateError> {
+        match self.next() {
+            Token::Number(digits) => match digits.parse() {
+                Ok(number) if number <= MAX_QUOTA => Ok(number),
+                _ => Err(self.at(self.token, "Numbers go up to 1000000000000.")),
+            },
+            other => Err(self.expected(what, other)),
+        }
+    }
+
+    fn at(&self, offset: usize, detail: &str) -> RateError {
+        let position = self.text.get(..offset).unwrap_or(self.text).chars().count() + 1;
+        RateError { position, detail: detail.to_string() }
+    }
+
+    fn expected(&self, what: &str, found: Token<'_>) -> RateError {
+        let found = match found {
+            Token::End => "the end".to_string(),
+            Token::Symbol(symbol) => format!("\"{symbol}\""),
+            Token::Number(text) | Token::Word(text) => {
+                format!("\"{}\"", text.chars().take(20).collect::<String>())
+            }
+        };
+        self.at(self.token, &format!("Expected {what}, found {found}."))
+    }
+
+    fn wrong_rule(&self, start: usize, error: RuleError) -> RateError {
+        let offset = match error {
+            RuleError::Burst | RuleError::BurstWithWindow | RuleError::BurstWithoutQuota => {
+                self.burst
+            }
+            RuleError::PeriodTooShort | RuleError::PeriodTooLong | RuleError::Months => self.period,
+            _ => start,
+        };
+        self.at(offset, &error.to_string())
+    }
+}
+
+/// The period of so many units; `None` if there is no such unit.
+fn period(unit: &str, many: u64) -> Option<Result<Period, RuleError>> {
+    let unit = unit.to_ascii_lowercase();
+    let many = i64::try_from(many).unwrap_or(i64::MAX);
+    let span = |unit: i64| Ok(Period::Span(many.saturating_mul(unit)));
+    let count = |of: fn(u32) -> Period, units: i64| {
+        u32::try_from(many.saturating_mul(units)).map(of).map_err(|_| RuleError::PeriodTooLong)
+    };
+    Some(match unit.as_str() {
+        "ms" => span(MILLISECOND),
+        "s" | "sec" | "second" | "seconds" => span(SECOND),
+        "m" | "min" | "minute" | "minutes" => span(MINUTE),
+        "h" | "hour" | "hours" => span(HOUR),
+        "d" | "day" | "days" => count(Period::Days, 1),
+        "week" | "weeks" => count(Period::Weeks, 1),
+        "month" | "months" => count(Period::Months, 1),
+        "year" | "years" => count(Period::Months, 12),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bucket(quota: u64, period: Period, burst: Option<u64>) -> RateSpec {
+        let (refill, anchor) = (Refill::Continuous, Anchor::Clock);
+        RateSpec { algorithm: Algorithm::TokenBucket, quota, period, burst, refill, anchor }
+    }
+
+    #[test]
+    fn every_spelling_of_the_contract_is_read() {
+        let minute = Period::Span(MINUTE);
+        for (text, expected) in [
+            ("100 per minute", bucket(100, minute, None)),
+            ("100/minute", bucket(100, minute, None)),
+            ("5 per 10M", bucket(5, Period::Span(10 * MINUTE), None)),
+            ("100/5m", bucket(100, Period::Span(5 * MINUTE), None)),
+            (" 10 /\tSecond  BURST 20 ", bucket(10, Period::Span(SECOND), Some(20))),
+            ("1 per 3 days", bucket(1, Period::Days(3), None)),
+            ("7/week", bucket(7, Period::Weeks(1), None)),
+            ("0 per ms", bucket(0, Period::Span(MILLISECOND), None)),
+            ("1000000000000/h", bucket(1_000_000_000_000, Period::Span(HOUR), None)),
+        ] {
+            assert_eq!(
+                parse_rates(text, Algorithm::TokenBucket),
+                Ok([expected].to_vec()),
+                "{text}"
+            );
+        }
+        let two = parse_rates("10/second burst 20; 1000/hour", Algorithm::TokenBucket).unwrap();
+        assert_eq!(two.len(), 2);
+        let year = parse_rates("5 per 2 years", Algorithm::FixedWindow).unwrap();
+        assert_eq!(year[0].period, Period::Months(24));
+    }
+
+    #[test]
+    fn a_wrong_string_says_where() {
+        for (text, position) in [
+            ("", 1),
+            ("ten per minute", 1),
+            ("10 pr minute", 4),
+            ("10 per fortnight", 8),
+            ("10 per 5", 9),
+            ("10 per 0 minutes", 8),
+            ("10/minute,", 11),
+            ("10/minute, ,5/hour", 12),
+            ("10/minute burst 0", 11),
+            ("10/minute burst", 16),
+            ("0/minute burst 5", 10),
+            ("-1/minute", 1),
+            ("10/minute 5/hour", 11),
+            ("1000000000001/minute", 1),
+            ("1 per 1001 years", 7),
+            ("1 per month", 7),
+            ("1.5/minute", 2),
+            ("10/minute, 20/minute", 12),
+            ("1/é", 3),
+        ] {
+            let error = parse_rates(text, Algorithm::TokenBucket).unwrap_err();
+            assert_eq!(error.position, position, "{text}: {}", error.detail);
+        }
+        let burst = parse_rates("10/minute burst 20", Algorithm::FixedWindow).unwrap_err();
+        assert_eq!(burst.position, 11);
+        assert_eq!(burst.detail, "Only token_bucket has a burst.");
+        let log = parse_rates("1001/minute", Algorithm::SlidingLog).unwrap_err();
+        assert_eq!(log.position, 1);
+    }
+}

@@ -1,0 +1,181 @@
+//! `sliding_log`: exact. At most `quota` in any stretch of one period.
+//!
+//! The log is a ring of the times at which the last `quota` units were taken, oldest first. Whether `cost` fits is one look: at
+//! the `cost`-th oldest time, which must have expired. A ring of `quota` places is all an exact answer needs, and all a key uses.
+
+use crate::rule::Meter;
+use crate::state::{log_time, log_word, State};
+use crate::time::{span, Micros, Now};
+
+/// The largest quota of a log: it bounds what one key can take of a shared table, and how long a decision can take.
+pub const MAX_LOG: u64 = 1_000;
+
+/// Remembers when each unit was taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlidingLog {
+    quota: u64,
+    period: Micros,
+}
+
+/// Where the ring begins, and how many places it has.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ring {
+    /// Place of the oldest time.
+    head: usize,
+    size: usize,
+    /// A time up to this has expired.
+    horizon: Micros,
+}
+
+impl Ring {
+    /// The place of the `n`-th oldest time.
+    fn place(&self, n: usize) -> usize {
+        (self.head + n) % self.size.max(1)
+    }
+
+    fn time<S: State>(&self, state: &S, n: usize) -> Micros {
+        log_time(state.time(self.place(n)))
+    }
+
+    /// How many of the oldest times have expired: they are in order.
+    fn expired<S: State>(&self, state: &S) -> usize {
+        let (mut low, mut high) = (0, self.size);
+        while low < high {
+            let middle = (low + high) / 2;
+            if self.time(state, middle) <= self.horizon {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        low
+    }
+}
+
+impl SlidingLog {
+    pub(crate) fn new(quota: u64, period: Micros) -> Self {
+        SlidingLog { quota: quota.min(MAX_LOG), period }
+    }
+
+    /// How many places of a log the key uses.
+    pub fn places(&self) -> usize {
+        self.quota as usize
+    }
+
+    /// When what is taken now will have expired.
+    pub(crate) fn expiry(&self, now: Now) -> Micros {
+        now.steady.saturating_add(self.period)
+    }
+
+    /// Takes over a ring of another size, as a changed quota leaves it: the newest times stay.
+    fn resize<S: State>(&self, state: &mut S, old: Ring) -> Ring {
+        let new = Ring { head: 0, size: self.places(), horizon: old.horizon };
+        let mut newest = [0u64; MAX_LOG as usize];
+        let kept = old.size.min(new.size);
+        for (n, word) in newest.iter_mut().take(kept).enumerate() {
+            *word = state.time(old.place(old.size - kept + n));
+        }
+        for place in 0..new.size {
+            // Untouched places are the oldest.
+            let word = (place + kept).checked_sub(new.size).and_then(|n| newest.get(n));
+            state.set_time(place, word.copied().unwrap_or(0));
+        }
+        new
+    }
+
+    /// The places that a charge of `cost` writes, as a start and a number: all of them when the ring changes its size.
+    pub(crate) fn writes<S: State>(&self, state: &S, cost: u64) -> (usize, usize) {
+        let [head, ..] = state.words();
+        let (head, size) = unpack(head);
+        let places = self.places();
+        if size != places {
+            return (0, places);
+        }
+        (head, usize::try_from(cost).unwrap_or(places).min(places))
+    }
+}
+
+/// The low half of the first word is the log's; the high half is left to who stores it.
+fn unpack(word: u64) -> (usize, usize) {
+    ((word & 0xffff) as usize, (word >> 16 & 0xffff) as usize)
+}
+
+impl Meter for SlidingLog {
+    type View = Ring;
+
+    fn capacity(&self) -> u64 {
+        self.quota
+    }
+
+    fn view<S: State>(&self, state: &S, now: Now) -> Ring {
+        let (head, size) = unpack(state.words()[0]);
+        let horizon = now.steady.saturating_sub(self.period);
+        // An untouched key has a ring of the right size with nothing in it.
+        let size = if size == 0 { self.places() } else { size };
+        Ring { head, size, horizon }
+    }
+
+    fn store<S: State>(&self, state: &mut S, view: &Ring) {
+        let [word, second, third] = state.words();
+        let word = word & !0xffff_ffff | (view.size as u64) << 16 | view.head as u64;
+        state.set_words([word, second, third]);
+    }
+
+    fn admits<S: State>(&self, state: &S, view: &Ring, cost: u64) -> bool {
+        if cost == 0 {
+            return true;
+        }
+        if view.size == self.places() {
+            return view.time(state, cost as usize - 1) <= view.horizon;
+        }
+        cost <= self.remaining(state, view)
+    }
+
+    fn charge<S: State>(&self, state: &mut S, view: &mut Ring, now: Now, cost: u64) {
+        if view.size != self.places() {
+            *view = self.resize(state, *view);
+        }
+        // More than the whole ring cannot be remembered: it is then as full as it gets.
+        let cost = usize::try_from(cost).unwrap_or(view.size).min(view.size);
+        for n in 0..cost {
+            state.set_time(view.place(n), log_word(now.steady));
+        }
+        view.head = view.place(cost);
+    }
+
+    fn refund<S: State>(&self, state: &mut S, view: &mut Ring, _: Now, cost: u64) {
+        if view.size != self.places() {
+            *view = self.resize(state, *view);
+        }
+        let used = view.size - view.expired(state);
+        let cost = usize::try_from(cost).unwrap_or(used).min(used);
+        // The newest go, and their places become the oldest.
+        view.head = view.place(view.size - cost);
+        for n in 0..cost {
+            state.set_time(view.place(n), 0);
+        }
+    }
+
+    fn remaining<S: State>(&self, state: &S, view: &Ring) -> u64 {
+        let used = view.size - view.expired(state);
+        self.quota.saturating_sub(used as u64)
+    }
+
+    fn reset_after<S: State>(&self, state: &S, view: &Ring, now: Now, cost: u64) -> Micros {
+        if cost > 0 {
+            return self.period;
+        }
+        let newest = view.time(state, view.size.saturating_sub(1));
+        if newest <= view.horizon {
+            return 0;
+        }
+        span(i128::from(newest) + i128::from(self.period) - i128::from(now.steady))
+    }
+
+    fn wait<S: State>(&self, state: &S, view: &Ring, now: Now, cost: u64) -> Micros {
+        // The time that must expire before so many places are free, counted from the newest.
+        let room = self.quota.saturating_sub(cost) as usize;
+        let blocking = view.time(state, view.size.saturating_sub(room + 1));
+        span(i128::from(blocking) + i128::from(self.period) - i128::from(now.steady))
+    }
+}

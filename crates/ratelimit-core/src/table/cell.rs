@@ -1,0 +1,171 @@
+//! One cell: a cache line that holds what one key has used of one rule.
+
+use core::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
+
+use crate::state::Words;
+use crate::time::Micros;
+
+/// The 128 bits by which a key is known.
+pub type Key = [u64; 2];
+
+const LOCKED: u32 = 1;
+/// The cell stands for a key: other cells of the same key, for further rules and for logs, are not counted.
+const PRIMARY: u32 = 2;
+const KIND_SHIFT: u32 = 8;
+
+/// A cell, all zero when it was never used. Everything but `control` is written only under its lock; the key is also read
+/// without it, to find the cell, and read again with it.
+#[repr(C, align(64))]
+#[derive(Debug, Default)]
+pub struct Cell {
+    key: [AtomicU64; 2],
+    /// The lock, the primary mark, and what the words mean.
+    control: AtomicU32,
+    /// Of which limiter.
+    tag: AtomicU32,
+    /// From when on the key is as good as new, and the cell free for another.
+    fresh: AtomicI64,
+    /// Until when the key refuses something, and the cell must stay.
+    open: AtomicI64,
+    words: [AtomicU64; 3],
+}
+
+const _: () = assert!(size_of::<Cell>() == 64);
+
+impl Cell {
+    /// The key as read without the lock.
+    pub(super) fn key(&self) -> Key {
+        [self.key[0].load(Ordering::Relaxed), self.key[1].load(Ordering::Relaxed)]
+    }
+
+    /// Takes the lock. Holders do a few dozen instructions; `wait` is called where one lost its processor meanwhile.
+    #[inline]
+    pub(super) fn lock(&self, wait: impl Fn()) -> Locked<'_> {
+        let mut spins = 0;
+        loop {
+            match self.try_lock() {
+                Some(locked) => return locked,
+                None => pause(&mut spins, &wait),
+            }
+        }
+    }
+
+    /// Takes the lock of the cell as this key's; gives up when it becomes another's.
+    #[inline]
+    pub(super) fn lock_as(&self, key: Key, wait: impl Fn()) -> Option<Locked<'_>> {
+        let mut spins = 0;
+        loop {
+            match self.try_lock() {
+                Some(locked) => return (self.key() == key).then_some(locked),
+                None if self.key() != key => return None,
+                None => pause(&mut spins, &wait),
+            }
+        }
+    }
+
+    #[inline]
+    fn try_lock(&self) -> Option<Locked<'_>> {
+        let control = self.control.load(Ordering::Relaxed);
+        if control & LOCKED != 0 {
+            return None;
+        }
+        self.control
+            .compare_exchange_weak(control, control | LOCKED, Ordering::Acquire, Ordering::Relaxed)
+            .ok()
+            .map(|control| Locked { cell: self, control })
+    }
+}
+
+fn pause(spins: &mut u32, wait: impl Fn()) {
+    *spins = spins.wrapping_add(1);
+    if spins.is_multiple_of(64) {
+        wait();
+    } else {
+        core::hint::spin_loop();
+    }
+}
+
+/// A cell that is ours until this is dropped. Nothing that is done with it can fail or take long.
+#[derive(Debug)]
+pub struct Locked<'a> {
+    cell: &'a Cell,
+    control: u32,
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        self.cell.control.store(self.control, Ordering::Release);
+    }
+}
+
+impl Locked<'_> {
+    pub(super) fn tag(&self) -> u32 {
+        self.cell.tag.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn primary(&self) -> bool {
+        self.control & PRIMARY != 0
+    }
+
+    pub(super) fn kind(&self) -> u8 {
+        (self.control >> KIND_SHIFT) as u8
+    }
+
+    pub(super) fn set_kind(&mut self, kind: u8) {
+        self.control = self.control & (LOCKED | PRIMARY) | u32::from(kind) << KIND_SHIFT;
+    }
+
+    pub(super) fn fresh(&self) -> Micros {
+        self.cell.fresh.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_fresh(&self, time: Micros) {
+        self.cell.fresh.store(time, Ordering::Relaxed);
+    }
+
+    pub(super) fn open(&self) -> Micros {
+        self.cell.open.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_open(&self, time: Micros) {
+        self.cell.open.store(time, Ordering::Relaxed);
+    }
+
+    pub(super) fn words(&self) -> Words {
+        let word = |n: usize| self.cell.words[n].load(Ordering::Relaxed);
+        [word(0), word(1), word(2)]
+    }
+
+    pub(super) fn set_words(&self, words: Words) {
+        for (place, word) in self.cell.words.iter().zip(words) {
+            place.store(word, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn word(&self, n: usize) -> u64 {
+        self.cell.words.get(n).map_or(0, |word| word.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn set_word(&self, n: usize, value: u64) {
+        if let Some(word) = self.cell.words.get(n) {
+            word.store(value, Ordering::Relaxed);
+        }
+    }
+
+    /// Forgets what the cell holds; the place is free for another key.
+    pub(super) fn clear(&mut self) {
+        self.set_kind(0);
+        self.set_words([0; 3]);
+        self.set_fresh(Micros::MIN);
+        self.set_open(Micros::MIN);
+    }
+
+    /// Gives the cell to another key.
+    pub(super) fn assign(&mut self, key: Key, tag: u32, primary: bool) {
+        self.clear();
+        self.control = if primary { PRIMARY } else { 0 };
+        self.cell.key[0].store(key[0], Ordering::Relaxed);
+        self.cell.key[1].store(key[1], Ordering::Relaxed);
+        self.cell.tag.store(tag, Ordering::Relaxed);
+    }
+}

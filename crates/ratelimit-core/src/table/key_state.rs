@@ -1,0 +1,141 @@
+//! A key's state in the table, as the algorithms see it: its cell, and for a log the cells that hold its times.
+
+use super::cell::{Key, Locked};
+use super::{Host, Table};
+use crate::rule::Rule;
+use crate::state::{State, Words};
+use crate::time::{Micros, Now};
+
+/// Places of a log that its first cell holds, beside the log's own word, and that each further cell holds.
+const FIRST_PLACES: usize = 2;
+const MORE_PLACES: usize = 3;
+
+/// The state of one key under one rule, with its cell locked; without a cell, an untouched key that cannot be written.
+#[derive(Debug)]
+pub struct KeyState<'a, 't, H> {
+    table: &'a Table<'t, H>,
+    cell: Option<Locked<'t>>,
+    key: Key,
+    kind: u8,
+    /// The first word of an untouched key: 0, but for a log. A log needs to be told from an earlier one of the same key, whose
+    /// further cells may still be about.
+    untouched: u64,
+}
+
+impl<'a, 't, H: Host> KeyState<'a, 't, H> {
+    /// The state of a key whose cell is not locked yet.
+    pub(super) fn new(table: &'a Table<'t, H>, key: Key, rule: &Rule, now: Now) -> Self {
+        let untouched = match rule {
+            Rule::SlidingLog(_) => now.steady.cast_unsigned() << 32,
+            _ => 0,
+        };
+        KeyState { table, cell: None, key, kind: rule.kind(), untouched }
+    }
+
+    /// Locks the key's cell; says whether it has one.
+    #[inline]
+    pub(super) fn lock(&mut self) -> bool {
+        self.cell = self.table.find(self.key);
+        self.cell.is_some()
+    }
+
+    pub(super) fn has_cell(&self) -> bool {
+        self.cell.is_some()
+    }
+
+    /// The cell of a further place of a log, and where in it.
+    fn further(&self, index: usize) -> (Key, usize) {
+        let index = index - FIRST_PLACES;
+        let chunk = (index / MORE_PLACES) as u64;
+        let incarnation = self.words()[0] >> 32;
+        // Spread out, eight to a neighbourhood, so that a long log does not fill the window of one home.
+        let spread = (1 + chunk / 8).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let key = [
+            self.key[0].wrapping_add(spread) | 1,
+            self.key[1] ^ (chunk + 1) << 8 ^ incarnation << 24,
+        ];
+        (key, index % MORE_PLACES)
+    }
+
+    /// Keeps the cells that a charge of `cost` writes until what it writes has expired; the first one missing is the error.
+    pub(super) fn keep_log(&self, rule: &Rule, cost: u64, now: Now) -> Result<(), Key> {
+        let Rule::SlidingLog(log) = rule else {
+            return Ok(());
+        };
+        let until = log.expiry(now);
+        let (head, count) = log.writes(self, cost);
+        let mut last = None;
+        for n in 0..count {
+            let place = (head + n) % log.places().max(1);
+            if place < FIRST_PLACES {
+                continue;
+            }
+            let (key, _) = self.further(place);
+            if last == Some(key) {
+                continue;
+            }
+            last = Some(key);
+            let cell = self.table.find(key).ok_or(key)?;
+            cell.set_fresh(until);
+            cell.set_open(until);
+        }
+        Ok(())
+    }
+}
+
+impl<H: Host> State for KeyState<'_, '_, H> {
+    #[inline]
+    fn words(&self) -> Words {
+        match &self.cell {
+            Some(cell) if cell.kind() == self.kind => cell.words(),
+            _ => [self.untouched, 0, 0],
+        }
+    }
+
+    #[inline]
+    fn set_words(&mut self, words: Words) {
+        if let Some(cell) = &mut self.cell {
+            cell.set_words(words);
+            cell.set_kind(self.kind);
+        }
+    }
+
+    fn time(&self, index: usize) -> u64 {
+        if index < FIRST_PLACES {
+            return self.words().get(index + 1).copied().unwrap_or(0);
+        }
+        let (key, place) = self.further(index);
+        self.table.find(key).map_or(0, |cell| cell.word(place))
+    }
+
+    fn set_time(&mut self, index: usize, word: u64) {
+        if index < FIRST_PLACES {
+            let mut words = self.words();
+            if let Some(place) = words.get_mut(index + 1) {
+                *place = word;
+            }
+            self.set_words(words);
+            return;
+        }
+        let (key, place) = self.further(index);
+        if let Some(cell) = self.table.find(key) {
+            cell.set_word(place, word);
+        }
+    }
+
+    #[inline]
+    fn settled(&mut self, fresh: Micros, open: Micros) {
+        if let Some(cell) = &self.cell {
+            cell.set_fresh(fresh);
+            cell.set_open(open);
+        }
+    }
+
+    #[inline]
+    fn refused(&mut self, until: Micros) {
+        if let Some(cell) = &self.cell {
+            cell.set_open(cell.open().max(until));
+            cell.set_fresh(cell.fresh().max(until));
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! The states of many keys, in one slice of cells that many processes share.
+//!
+//! * A cell is found by looking from its key's home onwards, at most [`WINDOW`] cells of its partition. A cell that was used once
+//!   never becomes empty again, so the look ends at the first empty one.
+//! * A decision locks the cells it needs, in the order of their keys, and nothing else. The locks spin: under them run only
+//!   the functions of this crate, which cannot fail, wait or call out.
+//! * A cell is given to a key under the lock of its partition, which the host brings, so a key never gets two. No cell is locked by
+//!   who waits for a partition.
+//! * A cell whose key is as good as new is free. When none is, [`Full`] says what happens, but a key that refuses something is never
+//!   pushed out: that would give it a fresh start.
+
+mod cell;
+mod key_state;
+mod transaction;
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+pub use cell::{Cell, Key, Locked};
+pub use key_state::KeyState;
+pub use transaction::Request;
+
+use crate::time::{Micros, SECOND};
+
+/// How many cells are looked at before a key is said not to be there. At the load that two cells a key allow, a key lands
+/// further than this from its home less than once in 10^12.
+pub const WINDOW: usize = 128;
+
+/// How long a cell that was just assigned is kept before its first use.
+const GRACE: Micros = SECOND;
+
+/// What the host brings: the partition locks, which may sleep, and a way to let others run.
+pub trait Host {
+    /// Takes the lock under which cells of this partition are assigned.
+    fn lock(&self, partition: usize);
+    /// Releases it.
+    fn unlock(&self, partition: usize);
+    /// Gives the processor away for a moment.
+    fn yield_now(&self);
+}
+
+/// What to do with a new key when nothing is free.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnFull {
+    /// Push out the key that would be as good as new soonest, if it refuses nothing.
+    #[default]
+    Evict,
+    /// Refuse the new key.
+    Deny,
+    /// Let the new key pass, uncounted.
+    Allow,
+}
+
+/// Nothing is free for a new key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full {
+    /// When the first of the cells in its way will be.
+    pub until: Micros,
+}
+
+/// The cells, and the host's part.
+#[derive(Debug)]
+pub struct Table<'t, H> {
+    cells: &'t [Cell],
+    partitions: usize,
+    evictions: &'t AtomicU64,
+    on_full: OnFull,
+    host: H,
+}
+
+impl<'t, H: Host> Table<'t, H> {
+    /// A table over `cells`, which are all zero or were used by tables of the same shape.
+    pub fn new(cells: &'t [Cell], partitions: usize, evictions: &'t AtomicU64, host: H) -> Self {
+        Table { cells, partitions: partitions.max(1), evictions, on_full: OnFull::Evict, host }
+    }
+
+    /// Says what happens to a new key when nothing is free.
+    pub fn set_on_full(&mut self, on_full: OnFull) {
+        self.on_full = on_full;
+    }
+
+    /// How many partitions and cells a table for so many keys has: two cells for each, in partitions that are not too small.
+    pub fn shape(keys: usize, partitions: usize) -> (usize, usize) {
+        let cells = keys.saturating_mul(2).max(2);
+        let partitions = partitions.clamp(1, (cells / (4 * WINDOW)).max(1));
+        (partitions, cells.next_multiple_of(partitions))
+    }
+
+    fn partition(&self, key: Key) -> usize {
+        scale(key[1], self.partitions)
+    }
+
+    /// The cells in which a key may be, from its home on.
+    fn places(&self, key: Key) -> impl Iterator<Item = &'t Cell> {
+        let size = self.cells.len() / self.partitions;
+        let start = self.partition(key) * size;
+        let cells = self.cells.get(start..start + size).unwrap_or(&[]);
+        let home = scale(key[0], size);
+        let (before, from) = cells.split_at(home.min(cells.len()));
+        from.iter().chain(before).take(WINDOW)
+    }
+
+    /// The key's cell, locked, if it has one.
+    #[inline]
+    fn find(&self, key: Key) -> Option<Locked<'t>> {
+        for cell in self.places(key) {
+            let found = cell.key();
+            if found == key {
+                // It may be given away before we have the lock.
+                return cell.lock_as(key, || self.host.yield_now());
+            }
+            if found[0] == 0 {
+                return None;
+            }
+        }
+        None
+    }
+
+    /// Sees to it that the key has a cell. Must not be called with a cell locked.
+    fn assign(&self, key: Key, tag: u32, primary: bool, now: Micros) -> Result<(), Full> {
+        let partition = self.partition(key);
+        self.host.lock(partition);
+        let assigned = self.assign_locked(key, tag, primary, now);
+        self.host.unlock(partition);
+        assigned
+    }
+
+    fn assign_locked(&self, key: Key, tag: u32, primary: bool, now: Micros) -> Result<(), Full> {
+        loop {
+            let mut free = None;
+            let mut victim: Option<(Micros, &Cell)> = None;
+            let mut until = Micros::MAX;
+            for cell in self.places(key) {
+                let found = cell.key();
+                if found == key {
+                    return Ok(());
+                }
+                if found[0] == 0 {
+                    free = free.or(Some(cell));
+                    break;
+                }
+                if free.is_some() {
+                    continue;
+                }
+                let locked = cell.lock(|| self.host.yield_now());
+                let (fresh, open) = (locked.fresh(), locked.open());
+                if fresh <= now {
+                    free = Some(cell);
+                } else if open <= now && victim.is_none_or(|(soonest, _)| fresh < soonest) {
+                    victim = Some((fresh, cell));
+                }
+                let free_at = if self.on_full == OnFull::Evict { fresh.min(open) } else { fresh };
+                until = until.min(free_at);
+            }
+            let (cell, evict) = match (free, victim, self.on_full) {
+                (Some(cell), ..) => (cell, false),
+                (None, Some((_, cell)), OnFull::Evict) => (cell, true),
+                _ => return Err(Full { until }),
+            };
+            let mut locked = cell.lock(|| self.host.yield_now());
+            // Its key may have been busy since we looked.
+            let until = if evict { locked.open() } else { locked.fresh() };
+            if until <= now {
+                if evict {
+                    self.evictions.fetch_add(1, Ordering::Relaxed);
+                }
+                locked.assign(key, tag, primary);
+                locked.set_fresh(now.saturating_add(GRACE));
+                return Ok(());
+            }
+        }
+    }
+
+    /// Forgets one key of a limiter; says whether there was anything to forget.
+    pub fn reset(&self, key: Key, rules: impl Iterator<Item = u32>, now: Micros) -> bool {
+        let mut existed = false;
+        for position in rules {
+            if let Some(mut cell) = self.find(rule_key(key, position)) {
+                existed |= cell.fresh() > now && cell.kind() != 0;
+                cell.clear();
+            }
+        }
+        existed
+    }
+
+    /// Forgets all keys of a limiter; says how many there were.
+    pub fn reset_all(&self, tag: u32, now: Micros) -> u64 {
+        let mut count = 0;
+        for cell in self.cells.iter().filter(|cell| cell.key()[0] != 0) {
+            let mut locked = cell.lock(|| self.host.yield_now());
+            if locked.tag() == tag {
+                count += u64::from(locked.primary() && locked.kind() != 0 && locked.fresh() > now);
+                locked.clear();
+            }
+        }
+        count
+    }
+
+    /// How many keys have used something.
+    pub fn keys(&self, now: Micros) -> u64 {
+        let live = |cell: &&Cell| {
+            let locked = cell.lock(|| self.host.yield_now());
+            locked.primary() && locked.kind() != 0 && locked.fresh() > now
+        };
+        self.cells.iter().filter(|cell| cell.key()[0] != 0).filter(live).count() as u64
+    }
+}
+
+/// `hash` as a number below `size`, evenly: Lemire, "Fast random integer generation in an interval", 2019.
+fn scale(hash: u64, size: usize) -> usize {
+    ((u128::from(hash) * size as u128) >> 64) as usize
+}
+
+/// The key of a further rule of the same key: its cell lies near the first.
+pub fn rule_key(key: Key, position: u32) -> Key {
+    [key[0], key[1] ^ u64::from(position)]
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,175 @@
+//! Decisions over the table: lock what is needed, let the core decide, let go.
+
+use smallvec::SmallVec;
+
+use super::cell::Key;
+use super::key_state::KeyState;
+use super::{Full, Host, Table};
+use crate::decide::{decide, take_at_most, Limit, Operation};
+use crate::decision::Decision;
+use crate::rule::Rule;
+use crate::time::Now;
+
+/// A cost asked of one rule for one key.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// The rule.
+    pub rule: &'a Rule,
+    /// The key under this rule: see [`super::rule_key`].
+    pub key: Key,
+    /// The limiter's tag.
+    pub tag: u32,
+    /// Whether this is the key's first rule, by which keys are counted.
+    pub primary: bool,
+    /// How much is asked.
+    pub cost: u64,
+}
+
+/// What is going to be done with the limits, and so which cells must be there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// Keys that are not there stay so.
+    Look,
+    /// All keys must be there if all costs fit.
+    Take,
+    /// All keys must be there.
+    Charge,
+    /// Keys that are not there stay so.
+    Refund,
+}
+
+/// Most calls ask one limiter, and most limiters have one or two rules: these need no memory of the heap.
+const FEW: usize = 4;
+type States<'a, 't, H> = SmallVec<[KeyState<'a, 't, H>; FEW]>;
+
+impl<'t, H: Host> Table<'t, H> {
+    /// Takes the cost of one request if it fits: the short way for the most frequent call.
+    #[inline]
+    pub fn try_take(&self, request: &Request<'_>, now: Now) -> Result<bool, Full> {
+        let Request { rule, key, cost, .. } = *request;
+        if matches!(rule, Rule::SlidingLog(_)) {
+            return Ok(self.decide(&[*request], now, Operation::Take)?.allowed);
+        }
+        loop {
+            let mut state = KeyState::new(self, key, rule, now);
+            let found = state.lock();
+            // An untouched key is only looked at: what it refuses needs no cell.
+            let taken = Limit::new(rule, &mut state, cost).try_take(now);
+            if found || !taken || cost == 0 {
+                return Ok(taken);
+            }
+            self.assign(key, request.tag, request.primary, now.steady)?;
+        }
+    }
+
+    /// Decides on all requests together, as [`decide`] does. Each key may be named once, here and below.
+    pub fn decide(
+        &self,
+        requests: &[Request<'_>],
+        now: Now,
+        operation: Operation,
+    ) -> Result<Decision, Full> {
+        let mode = if operation == Operation::Take { Mode::Take } else { Mode::Look };
+        self.run(requests, now, mode, |limits| decide(limits, now, operation))
+    }
+
+    /// Takes as much as fits, up to the cost, which is the same in all requests: see [`take_at_most`].
+    pub fn take_at_most(&self, requests: &[Request<'_>], now: Now) -> Result<u64, Full> {
+        self.run(requests, now, Mode::Charge, |limits| take_at_most(limits, now))
+    }
+
+    /// Takes all costs, whether they fit or not.
+    pub fn charge(&self, requests: &[Request<'_>], now: Now) -> Result<(), Full> {
+        self.run(requests, now, Mode::Charge, |limits| {
+            for limit in limits {
+                limit.charge(now);
+            }
+        })
+    }
+
+    /// Gives all costs back, never above the capacity.
+    pub fn refund(&self, requests: &[Request<'_>], now: Now) -> Result<(), Full> {
+        self.run(requests, now, Mode::Refund, |limits| {
+            for limit in limits {
+                limit.refund(now);
+            }
+        })
+    }
+
+    /// Runs `action` on the limits that the requests name, with all their cells locked.
+    fn run<R>(
+        &self,
+        requests: &[Request<'_>],
+        now: Now,
+        mode: Mode,
+        action: impl FnOnce(&mut [Limit<'_, KeyState<'_, 't, H>>]) -> R,
+    ) -> Result<R, Full> {
+        loop {
+            let mut states = self.lock_all(requests, now);
+            if let Some((key, tag, primary)) = missing(requests, &mut states, now, mode) {
+                drop(states);
+                self.assign(key, tag, primary, now.steady)?;
+                continue;
+            }
+            return Ok(action(&mut limits(requests, &mut states)));
+        }
+    }
+
+    /// Locks the cells of all requests that have one, in the order of their keys, so that nobody waits in a circle.
+    fn lock_all<'a>(&'a self, requests: &[Request<'_>], now: Now) -> States<'a, 't, H> {
+        let state = |request: &Request<'_>| KeyState::new(self, request.key, request.rule, now);
+        let mut states: States<'a, 't, H> = requests.iter().map(state).collect();
+        let mut order: SmallVec<[(Key, usize); FEW]> =
+            requests.iter().enumerate().map(|(n, request)| (request.key, n)).collect();
+        order.sort_unstable();
+        for (_, n) in order {
+            if let Some(state) = states.get_mut(n) {
+                state.lock();
+            }
+        }
+        states
+    }
+}
+
+fn limits<'a, 's, 't, H: Host>(
+    requests: &[Request<'a>],
+    states: &'a mut [KeyState<'s, 't, H>],
+) -> SmallVec<[Limit<'a, KeyState<'s, 't, H>>; FEW]> {
+    let limit = |(request, state): (&Request<'a>, &'a mut KeyState<'s, 't, H>)| {
+        Limit::new(request.rule, state, request.cost)
+    };
+    requests.iter().zip(states).map(limit).collect()
+}
+
+/// A cell that the action will write and that is not there yet: its key, tag and primary mark.
+fn missing<H: Host>(
+    requests: &[Request<'_>],
+    states: &mut [KeyState<'_, '_, H>],
+    now: Now,
+    mode: Mode,
+) -> Option<(Key, u32, bool)> {
+    let prepared = |request: &Request<'_>, state: &KeyState<'_, '_, H>| {
+        state.has_cell() && !matches!(request.rule, Rule::SlidingLog(_))
+    };
+    let all_prepared =
+        requests.iter().zip(&*states).all(|(request, state)| prepared(request, state));
+    if mode == Mode::Look || all_prepared {
+        return None;
+    }
+    if mode == Mode::Take && !decide(&mut limits(requests, states), now, Operation::Peek).allowed {
+        return None;
+    }
+    for (request, state) in requests.iter().zip(states) {
+        let absent = !state.has_cell();
+        if request.cost == 0 || absent && mode == Mode::Refund {
+            continue;
+        }
+        if absent {
+            return Some((request.key, request.tag, request.primary));
+        }
+        if let Err(key) = state.keep_log(request.rule, request.cost, now) {
+            return Some((key, request.tag, false));
+        }
+    }
+    None
+}

@@ -1,0 +1,196 @@
+//! `token_bucket`: a bucket of `burst` tokens that refills `quota` per `period`.
+//!
+//! Continuous refill is the generic cell rate algorithm (GCRA) of ITU-T I.371: one number, the theoretical arrival time (TAT), at
+//! which the bucket would be full again. It is kept in fractions of a microsecond so fine that one token is a whole number of
+//! them, so no rate is rounded, however fast or slow.
+
+use crate::rule::Meter;
+use crate::state::{State, Words};
+use crate::time::{div_ceil, span, Micros, Now};
+
+/// A bucket that refills all the time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenBucket {
+    burst: u64,
+    /// Ticks in a microsecond, and ticks that one token takes to come back; without a common divisor.
+    ticks: u64,
+    per_token: u64,
+}
+
+fn gcd(a: u64, b: u64) -> u64 {
+    if b == 0 {
+        a
+    } else {
+        gcd(b, a % b)
+    }
+}
+
+impl TokenBucket {
+    /// `quota` tokens come back in every `period`; `burst` fit.
+    pub(crate) fn new(quota: u64, period: Micros, burst: u64) -> Self {
+        let period = period.unsigned_abs();
+        let divisor = gcd(quota, period).max(1);
+        // Quota 0 denies before any of this is looked at.
+        TokenBucket { burst, ticks: (quota / divisor).max(1), per_token: period / divisor }
+    }
+
+    fn cost(&self, cost: u64) -> i128 {
+        i128::from(cost).saturating_mul(i128::from(self.per_token))
+    }
+
+    fn micros(&self, ticks: i128) -> Micros {
+        // The usual case fits 64 bits, where a division is several times cheaper.
+        match u64::try_from(ticks) {
+            Ok(ticks) => span(i128::from(ticks.div_ceil(self.ticks))),
+            Err(_) => span(div_ceil(ticks, i128::from(self.ticks))),
+        }
+    }
+}
+
+/// A bucket at a moment, in ticks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Level {
+    now: i128,
+    /// What is missing to a full bucket.
+    used: i128,
+}
+
+impl Meter for TokenBucket {
+    type View = Level;
+
+    fn capacity(&self) -> u64 {
+        self.burst
+    }
+
+    fn view<S: State>(&self, state: &S, now: Now) -> Level {
+        let [low, high, ticks] = state.words();
+        let mut tat = (u128::from(low) | u128::from(high) << 64).cast_signed();
+        if ticks != self.ticks {
+            tat = rescale(tat, ticks, self.ticks);
+        }
+        let now = i128::from(now.steady) * i128::from(self.ticks);
+        Level { now, used: if ticks == 0 { 0 } else { tat.saturating_sub(now).max(0) } }
+    }
+
+    fn store<S: State>(&self, state: &mut S, view: &Level) {
+        let tat = view.now.saturating_add(view.used).cast_unsigned();
+        let words: Words = [tat as u64, (tat >> 64) as u64, self.ticks];
+        state.set_words(words);
+    }
+
+    fn admits<S: State>(&self, _: &S, view: &Level, cost: u64) -> bool {
+        view.used.saturating_add(self.cost(cost)) <= self.cost(self.burst)
+    }
+
+    fn charge<S: State>(&self, _: &mut S, view: &mut Level, _: Now, cost: u64) {
+        view.used = view.used.saturating_add(self.cost(cost));
+    }
+
+    fn refund<S: State>(&self, _: &mut S, view: &mut Level, _: Now, cost: u64) {
+        view.used = view.used.saturating_sub(self.cost(cost)).max(0);
+    }
+
+    fn remaining<S: State>(&self, _: &S, view: &Level) -> u64 {
+        let free = (self.cost(self.burst) - view.used).max(0).cast_unsigned();
+        match u64::try_from(free) {
+            Ok(free) => free / self.per_token,
+            Err(_) => u64::try_from(free / u128::from(self.per_token)).unwrap_or(u64::MAX),
+        }
+    }
+
+    fn reset_after<S: State>(&self, _: &S, view: &Level, _: Now, cost: u64) -> Micros {
+        self.micros(view.used.saturating_add(self.cost(cost)))
+    }
+
+    fn wait<S: State>(&self, _: &S, view: &Level, _: Now, cost: u64) -> Micros {
+        self.micros(view.used.saturating_add(self.cost(cost)).saturating_sub(self.cost(self.burst)))
+    }
+}
+
+/// The same instant in other ticks, rounded up: a definition that changes must not give anything back.
+fn rescale(tat: i128, from: u64, to: u64) -> i128 {
+    let (from, to) = (i128::from(from.max(1)), i128::from(to));
+    let part = div_ceil(tat.rem_euclid(from).saturating_mul(to), from);
+    tat.div_euclid(from).saturating_mul(to).saturating_add(part)
+}
+
+/// A bucket that refills by whole quotas, at the ends of periods.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IntervalBucket {
+    quota: u64,
+    burst: u64,
+    period: Micros,
+}
+
+impl IntervalBucket {
+    /// `quota` tokens come back at the end of every `period`, counted from the take that left the bucket no longer full.
+    pub(crate) fn new(quota: u64, period: Micros, burst: u64) -> Self {
+        IntervalBucket { quota, burst, period }
+    }
+
+    /// The wait for `tokens` to come back.
+    fn until(&self, view: &Missing, now: Now, tokens: u64) -> Micros {
+        if tokens == 0 || self.quota == 0 {
+            return 0;
+        }
+        let periods = i128::from(tokens.div_ceil(self.quota));
+        span(i128::from(view.since) + periods * i128::from(self.period) - i128::from(now.steady))
+    }
+}
+
+/// How many tokens are missing, and since when the period that brings some back has run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Missing {
+    used: u64,
+    since: Micros,
+}
+
+impl Meter for IntervalBucket {
+    type View = Missing;
+
+    fn capacity(&self) -> u64 {
+        self.burst
+    }
+
+    fn view<S: State>(&self, state: &S, now: Now) -> Missing {
+        let [used, since, _] = state.words();
+        // What comes from the future has just begun.
+        let since = since.cast_signed().min(now.steady);
+        let periods = now.steady.abs_diff(since) / self.period.unsigned_abs();
+        let used = used.saturating_sub(periods.saturating_mul(self.quota));
+        if used == 0 {
+            return Missing { used: 0, since: now.steady };
+        }
+        let since =
+            since.saturating_add_unsigned(periods.saturating_mul(self.period.unsigned_abs()));
+        Missing { used, since }
+    }
+
+    fn store<S: State>(&self, state: &mut S, view: &Missing) {
+        state.set_words([view.used, view.since.cast_unsigned(), 0]);
+    }
+
+    fn admits<S: State>(&self, _: &S, view: &Missing, cost: u64) -> bool {
+        view.used.saturating_add(cost) <= self.burst
+    }
+
+    fn charge<S: State>(&self, _: &mut S, view: &mut Missing, _: Now, cost: u64) {
+        view.used = view.used.saturating_add(cost);
+    }
+
+    fn refund<S: State>(&self, _: &mut S, view: &mut Missing, _: Now, cost: u64) {
+        view.used = view.used.saturating_sub(cost);
+    }
+
+    fn remaining<S: State>(&self, _: &S, view: &Missing) -> u64 {
+        self.burst.saturating_sub(view.used)
+    }
+
+    fn reset_after<S: State>(&self, _: &S, view: &Missing, now: Now, cost: u64) -> Micros {
+        self.until(view, now, view.used.saturating_add(cost))
+    }
+
+    fn wait<S: State>(&self, _: &S, view: &Missing, now: Now, cost: u64) -> Micros {
+        self.until(view, now, view.used.saturating_add(cost).saturating_sub(self.burst))
+    }
+}

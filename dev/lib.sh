@@ -1,0 +1,72 @@
+# Shared by the scripts of this folder, which source it.
+# shellcheck shell=bash
+
+# Else "set -e" would not hold within $(...).
+shopt -s inherit_errexit
+
+repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+target=$repo/target
+
+say() { printf '==> %s\n' "$*" >&2; }
+die() { printf 'error: %s\n' "$*" >&2; exit 1; }
+
+# The one version of pgrx that the extension is written for; cargo-pgrx must be the same.
+pgrx_version() {
+    sed -nE 's/^pgrx = .*"=([0-9.]+)".*/\1/p' "$repo/Cargo.toml"
+}
+
+major_of() {
+    "$1" --version | sed -E 's/^PostgreSQL ([0-9]+).*/\1/'
+}
+
+# Prints the pg_config to use for PostgreSQL $1: that of PG_CONFIG when set, else the private one.
+pg_config_of() {
+    local root=$target/pgtree/$1
+    if [ -n "${PG_CONFIG:-}" ]; then
+        command -v "$PG_CONFIG" || die "PG_CONFIG: there is no program $PG_CONFIG"
+    elif [ -f "$root/pg_config.path" ]; then
+        echo "$root/$(cat "$root/pg_config.path")"
+    else
+        die "no private PostgreSQL $1; make it with: dev/setup $1"
+    fi
+}
+
+# Prints the major versions to work on: that of PG_CONFIG when set, else the arguments, else 18.
+versions() {
+    if [ -n "${PG_CONFIG:-}" ]; then
+        local pg_config
+        pg_config=$(pg_config_of any) || return
+        major_of "$pg_config"
+    elif [ $# -gt 0 ]; then
+        echo "$@"
+    else
+        echo 18
+    fi
+}
+
+# Sets what cargo needs to compile the extension for PostgreSQL $1.
+# Each version has its own target folder: switching versions in one costs minutes.
+use_pg() {
+    pg_config=$(pg_config_of "$1")
+    export CARGO_TARGET_DIR=$target/pg$1
+    export PGRX_HOME=$CARGO_TARGET_DIR/pgrx
+    export PGRX_PG_CONFIG_PATH=$pg_config
+}
+
+# Builds the extension for PostgreSQL $1 and puts its files into $2/lib and $2/extension.
+# Call use_pg first.
+package() {
+    local out=$CARGO_TARGET_DIR/out
+    say "building for PostgreSQL $1"
+    rm -rf "$out" "$2"
+    # cargo pgrx adds link flags which a plain cargo build lacks. The lines about its own steps,
+    # the only ones in colour then, are left out.
+    (cd "$repo" && CARGO_TERM_COLOR=never cargo pgrx package --package ratelimit \
+        --pg-config "$pg_config" --no-default-features --features "pg$1" --out-dir "$out") 2>&1 |
+        sed -u $'/^\e/d' >&2
+    mkdir -p "$2"
+    # Below "out" the files have the full paths of that server's folders.
+    mv "$out$("$pg_config" --pkglibdir)" "$2/lib"
+    mv "$out$("$pg_config" --sharedir)/extension" "$2/extension"
+    rm -r "$out"
+}

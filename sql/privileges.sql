@@ -1,0 +1,61 @@
+CREATE FUNCTION _rl_grant(role regrole, functions text[]) RETURNS SETOF text
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    signature regprocedure;
+BEGIN
+    IF role IS NULL THEN
+        RAISE null_value_not_allowed USING MESSAGE = 'role must not be null';
+    END IF;
+    EXECUTE format('GRANT USAGE ON SCHEMA %I TO %s', '@extschema@', role);
+    RETURN NEXT format('USAGE ON SCHEMA %I', '@extschema@');
+    FOR signature IN
+        SELECT p.oid::regprocedure
+          FROM pg_depend AS d
+          JOIN pg_proc AS p ON p.oid = d.objid
+         WHERE d.classid = 'pg_proc'::regclass AND d.deptype = 'e' AND d.refclassid = 'pg_extension'::regclass
+           AND d.refobjid = (SELECT e.oid FROM pg_extension AS e WHERE e.extname = 'ratelimit')
+           AND p.proname NOT LIKE '\_%' AND (functions IS NULL OR p.proname = ANY (functions))
+         ORDER BY p.proname
+    LOOP
+        EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %s', signature, role);
+        RETURN NEXT format('EXECUTE ON FUNCTION %s', signature);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION _rl_grant IS 'internal: grants functions of the extension; null stands for all';
+
+-- SECURITY DEFINER, so that an administrator can pass on what the extension's owner granted.
+CREATE FUNCTION rl_grant_usage(role regrole) RETURNS SETOF text
+    LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT @extschema@._rl_grant(role, ARRAY[
+            'rl_check', 'rl_check_all', 'rl_enforce', 'rl_http_headers', 'rl_limit_row', 'rl_limit_statement', 'rl_peek',
+            'rl_penalize', 'rl_refund', 'rl_simulate', 'rl_sliding_check', 'rl_take', 'rl_throttle', 'rl_try_acquire',
+            'rl_try_acquire_many'])
+    $$;
+COMMENT ON FUNCTION rl_grant_usage IS 'lets a role decide, peek, refund, penalize, simulate and ask for headers; returns what was granted';
+
+CREATE FUNCTION rl_grant_admin(role regrole) RETURNS SETOF text
+    LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$ SELECT @extschema@._rl_grant(role, NULL) $$;
+COMMENT ON FUNCTION rl_grant_admin IS 'lets a role use all functions of the extension; returns what was granted';
+
+-- PostgreSQL lets everybody execute new functions; anybody could then use up the limits of others.
+DO $$
+DECLARE
+    signature regprocedure;
+BEGIN
+    FOR signature IN
+        SELECT d.objid::regprocedure
+          FROM pg_catalog.pg_depend AS d
+         WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::regclass
+           AND d.deptype OPERATOR(pg_catalog.=) 'e'
+           AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_extension'::regclass
+           AND d.refobjid OPERATOR(pg_catalog.=) (
+               SELECT e.oid FROM pg_catalog.pg_extension AS e WHERE e.extname OPERATOR(pg_catalog.=) 'ratelimit')
+    LOOP
+        EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', signature);
+    END LOOP;
+END
+$$;

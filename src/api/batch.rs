@@ -1,0 +1,69 @@
+//! Calls for many keys.
+
+use std::collections::HashMap;
+
+use ratelimit_core::{Decision, Operation};
+
+use crate::datum;
+use crate::error::Error;
+use crate::function::pg_function;
+use crate::memory::{Moment, Requests};
+
+/// So many pairs are decided together at most: their cells are locked at the same time.
+const MOST_TOGETHER: usize = 1_000;
+
+pg_function! {
+    /// All or nothing over several limiters and keys.
+    fn rl_check_all(call) {
+        let (limiters, keys) = (call.texts(0, "limiters")?, call.texts(1, "keys")?);
+        if limiters.len() != keys.len() {
+            return Err(Error::array_lengths("limiters", limiters.len(), "keys", keys.len()));
+        }
+        if keys.len() > MOST_TOGETHER {
+            return Err(Error::too_many("limits", MOST_TOGETHER));
+        }
+        let costs = call.costs(2, "costs", "keys", keys.len())?;
+        let moment = Moment::new(call)?;
+        let definitions = limiters.iter().map(|name| moment.limiter(name)).collect::<Result<Vec<_>, _>>()?;
+
+        let mut requests = Requests::new();
+        // Whose request it is, and which request a key has: a pair that is named twice is asked once, for both costs.
+        let mut owners = Vec::new();
+        let mut places = HashMap::new();
+        for (n, definition) in definitions.iter().enumerate() {
+            for request in definition.requests(keys[n], costs[n])? {
+                match places.get(&request.key) {
+                    Some(place) => {
+                        let known: &mut ratelimit_core::table::Request<'_> = &mut requests[*place];
+                        known.cost = known.cost.saturating_add(request.cost);
+                    }
+                    None => {
+                        places.insert(request.key, requests.len());
+                        requests.push(request);
+                        owners.push(n);
+                    }
+                }
+            }
+        }
+        let decision = if requests.is_empty() {
+            Decision::unlimited()
+        } else {
+            moment.decide_all(&requests, Operation::Take)
+        };
+        let limiter = owners.get(decision.binding).map(|n| datum::text(limiters[*n]));
+        let [a, b, c, d, e, f] = datum::decision(&decision);
+        Ok(datum::row(call, &[a, b, c, d, e, f, limiter]))
+    }
+}
+
+pg_function! {
+    /// One decision for each element, in their order.
+    fn rl_try_acquire_many(call) {
+        let (limiter, keys) = (call.text(0, "limiter")?, call.texts(1, "keys")?);
+        let costs = call.costs(2, "costs", "keys", keys.len())?;
+        let moment = Moment::new(call)?;
+        let limiter = moment.limiter(limiter)?;
+        let taken = keys.iter().zip(costs).map(|(key, cost)| moment.try_take(&limiter, key, cost));
+        Ok(datum::booleans(&taken.collect::<Result<Vec<_>, _>>()?))
+    }
+}

@@ -1,0 +1,9 @@
+//! The SQL functions, as `sql/calls.sql` declares them.
+
+mod acquire;
+mod admin;
+mod batch;
+mod headers;
+mod policy;
+mod rates;
+mod simulate;

@@ -1,0 +1,46 @@
+//! Refuses wrong definitions as they are written, with the code that would read them.
+
+use pgrx::pg_sys::{self, Datum};
+
+use super::scan::{self, Tables};
+use super::Definition;
+use crate::error::Result;
+use crate::function::pg_function;
+use crate::trigger::Fired;
+
+pg_function! {
+    /// Trigger on the definition tables, after each row: reads the whole limiter that the row belongs to.
+    fn _rl_check_definition(call) {
+        let fired = Fired::new(call, "_rl_check_definition")?;
+        // SAFETY: we are in a command of a transaction; the rows that this command wrote become visible to us.
+        unsafe { pg_sys::CommandCounterIncrement() };
+        // The limiter's name is the first column of both tables.
+        let row = fired.row();
+        let name = row.column(1).unwrap_or_default();
+        let tables = Tables::of(call.function());
+        if let Some(row) = scan::limiter(&tables, &name) {
+            Definition::new(&tables, row, &[0; 16])?;
+        }
+        Ok(Datum::null())
+    }
+}
+
+pg_function! {
+    /// Refuses a name that could not be told from another on a screen or in a log.
+    fn _rl_check_name(call) {
+        use crate::error::Error;
+        const LONGEST: usize = 63;
+        let name = call.text(0, "name")?;
+        let text = String::from_utf8_lossy(name);
+        let wrong: Result<()> = if name.is_empty() {
+            Err(Error::name(name, "A name has at least one character."))
+        } else if name.len() > LONGEST {
+            Err(Error::name(name, "A name has at most 63 bytes."))
+        } else if text.chars().any(char::is_control) {
+            Err(Error::name(name, "A name has no control characters."))
+        } else {
+            Ok(())
+        };
+        wrong.map(|()| Datum::from(true))
+    }
+}

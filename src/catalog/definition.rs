@@ -1,0 +1,181 @@
+//! A limiter, checked and ready to decide.
+
+use pgrx::pg_sys;
+use ratelimit_core::table::{rule_key, Key, Request};
+use ratelimit_core::{
+    check_together, Algorithm, Anchor, KeyHasher, Micros, Period, RateSpec, Refill, Rule, Secret,
+    SECOND,
+};
+use smallvec::SmallVec;
+
+use super::scan::{LimiterRow, RuleRow, Tables};
+use crate::error::{Error, Result};
+use crate::zone;
+
+/// A limiter.
+pub struct Definition {
+    pub name: String,
+    hasher: KeyHasher,
+    rules: Vec<DefinedRule>,
+}
+
+/// One of its rules.
+struct DefinedRule {
+    rule: Rule,
+    spec: RateSpec,
+    position: u32,
+}
+
+impl Definition {
+    /// Checks what the tables say. State is known by all that tells this limiter from any other that was ever created: a
+    /// limiter that is dropped and created again does not find what was left of the old one.
+    pub fn new(tables: &Tables, row: LimiterRow, secret: &Secret) -> Result<Self> {
+        unsupported(&row)?;
+        let rules =
+            row.rules.iter().map(|rule| defined(&row.name, rule)).collect::<Result<Vec<_>>>()?;
+        let specs: Vec<_> = rules.iter().map(|rule| rule.spec).collect();
+        let last = row.rules.last().map_or(1, |rule| rule.position);
+        check_together(&specs).map_err(|error| Error::rule(&row.name, last, error))?;
+        let identity: [&[u8]; 4] = [
+            // SAFETY: a plain variable, set when the process connected to its database.
+            &unsafe { pg_sys::MyDatabaseId }.to_u32().to_le_bytes(),
+            &tables.limiters.to_u32().to_le_bytes(),
+            row.name.as_bytes(),
+            &row.created_at.to_le_bytes(),
+        ];
+        let hasher = KeyHasher::new(secret, &identity);
+        Ok(Definition { name: row.name, hasher, rules })
+    }
+
+    /// A limit that is given in the call: no row defines it.
+    pub fn ad_hoc(function: pg_sys::Oid, spec: RateSpec, rule: Rule, secret: &Secret) -> Self {
+        let period = spec.period.longest();
+        let identity: [&[u8]; 3] = [
+            // SAFETY: a plain variable, set when the process connected to its database.
+            &unsafe { pg_sys::MyDatabaseId }.to_u32().to_le_bytes(),
+            &function.to_u32().to_le_bytes(),
+            // The quota may change from call to call, and the key keeps what it has used; another period is another limit.
+            &period.to_le_bytes(),
+        ];
+        let hasher = KeyHasher::new(secret, &identity);
+        Definition {
+            name: String::new(),
+            hasher,
+            rules: vec![DefinedRule { rule, spec, position: 0 }],
+        }
+    }
+
+    /// The key as the table knows it.
+    #[inline]
+    pub fn key(&self, key: &[u8]) -> Key {
+        self.hasher.key(key)
+    }
+
+    /// Marks the limiter's keys in the table.
+    pub fn tag(&self) -> u32 {
+        self.hasher.tag()
+    }
+
+    /// What the positions of the rules are.
+    pub fn positions(&self) -> impl Iterator<Item = u32> + '_ {
+        self.rules.iter().map(|rule| rule.position)
+    }
+
+    /// What one call asks of the only rule, where there is only one.
+    #[inline]
+    pub fn only_request(&self, key: &[u8], cost: u64) -> Option<Request<'_>> {
+        match &self.rules[..] {
+            [only] => Some(self.request(only, true, self.key(key), cost)),
+            _ => None,
+        }
+    }
+
+    /// What one call asks of each rule.
+    pub fn requests(&self, key: &[u8], cost: u64) -> Result<SmallVec<[Request<'_>; 4]>> {
+        if self.rules.is_empty() {
+            return Err(Error::no_rules(&self.name));
+        }
+        let key = self.key(key);
+        let rules = self.rules.iter().enumerate();
+        Ok(rules.map(|(n, rule)| self.request(rule, n == 0, key, cost)).collect())
+    }
+
+    fn request<'a>(
+        &self,
+        rule: &'a DefinedRule,
+        primary: bool,
+        key: Key,
+        cost: u64,
+    ) -> Request<'a> {
+        let key = rule_key(key, rule.position);
+        Request { rule: &rule.rule, key, tag: self.tag(), primary, cost }
+    }
+
+    /// For each rule, how much passes in how many seconds, rounded up: a bucket's burst in the time it takes to fill.
+    pub fn policies(&self) -> impl Iterator<Item = (u64, Micros)> + '_ {
+        self.rules.iter().map(|rule| {
+            let (capacity, period) = (rule.spec.capacity(), rule.spec.period.longest());
+            let fills = u128::from(capacity) * period.unsigned_abs() as u128
+                / u128::from(rule.spec.quota.max(1));
+            let fills = if capacity == 0 { period as u128 } else { fills };
+            (capacity, fills.div_ceil(SECOND as u128).try_into().unwrap_or(Micros::MAX))
+        })
+    }
+}
+
+fn defined(limiter: &str, row: &RuleRow) -> Result<DefinedRule> {
+    let wrong = |error| Error::rule(limiter, row.position, error);
+    let unknown = |what: &str, value: &str| Error::enum_value(what, value.as_bytes());
+    let algorithm =
+        Algorithm::from_name(&row.algorithm).ok_or_else(|| unknown("algorithm", &row.algorithm))?;
+    let (anchor, weeks_are_days) = match row.anchor.as_str() {
+        "clock" => (Anchor::Clock, false),
+        "epoch" => (Anchor::Clock, true),
+        "first_hit" => (Anchor::FirstHit, false),
+        other => return Err(unknown("anchor", other)),
+    };
+    let refill = match row.refill.as_str() {
+        "continuous" => Refill::Continuous,
+        "interval" => Refill::Interval,
+        other => return Err(unknown("refill", other)),
+    };
+    let period = row.period.period("period", weeks_are_days)?;
+    // Only windows know a calendar.
+    let period = match (algorithm, period) {
+        (Algorithm::FixedWindow, _) | (_, Period::Months(_)) => period,
+        _ => Period::Span(row.period.span("period")?),
+    };
+    let spec = RateSpec {
+        algorithm,
+        quota: row.quota.try_into().map_err(|_| Error::negative("quota", row.quota))?,
+        period,
+        burst: match row.burst {
+            Some(burst) => Some(burst.try_into().map_err(|_| Error::negative("burst", burst))?),
+            None => None,
+        },
+        refill,
+        anchor,
+    };
+    let rule = Rule::new(&spec, zone::calendar(&row.time_zone)?).map_err(wrong)?;
+    Ok(DefinedRule { rule, spec, position: row.position.unsigned_abs() })
+}
+
+/// Refuses what the tables can say but this version cannot do.
+fn unsupported(row: &LimiterRow) -> Result<()> {
+    if row.storage != "memory" {
+        return Err(Error::not_supported("storage \"durable\""));
+    }
+    if row.on_rollback != "keep" {
+        return Err(Error::not_supported("on_rollback \"refund\""));
+    }
+    if row.mode != "enforce" {
+        return Err(Error::not_supported("a mode other than \"enforce\""));
+    }
+    if row.max_concurrent.is_some() {
+        return Err(Error::not_supported("max_concurrent"));
+    }
+    if row.bans {
+        return Err(Error::not_supported("ban_after"));
+    }
+    Ok(())
+}

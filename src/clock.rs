@@ -1,0 +1,63 @@
+//! What time it is: a steady clock that starts at the wall clock's time, and how far the wall clock has been moved since.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use pgrx::pg_sys;
+use ratelimit_core::{Micros, Now, SECOND};
+
+/// Counts while the machine sleeps, too, where the system has such a clock.
+#[cfg(target_os = "linux")]
+const STEADY: libc::clockid_t = libc::CLOCK_BOOTTIME;
+#[cfg(not(target_os = "linux"))]
+const STEADY: libc::clockid_t = libc::CLOCK_MONOTONIC;
+
+fn read(clock: libc::clockid_t) -> Micros {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: writes into a timespec of ours; both clocks exist on every system that PostgreSQL supports.
+    unsafe { libc::clock_gettime(clock, &mut time) };
+    time.tv_sec * SECOND + time.tv_nsec / 1_000
+}
+
+/// Where the steady time line begins: set once, when shared memory is made.
+#[derive(Debug)]
+pub struct Clock {
+    /// To be added to the steady clock.
+    origin: AtomicI64,
+    /// How far the wall clock is ahead of the steady time line.
+    ahead: AtomicI64,
+}
+
+/// The wall clock may wander so far before we say that somebody set it.
+const STEP: Micros = SECOND / 2;
+
+/// When this process looks again whether the world has changed.
+static NEXT_LOOK: AtomicI64 = AtomicI64::new(Micros::MIN);
+
+impl Clock {
+    /// Ties the steady time line to the wall clock.
+    pub fn start(&self) {
+        self.origin.store(read(libc::CLOCK_REALTIME) - read(STEADY), Ordering::Relaxed);
+        self.ahead.store(0, Ordering::Relaxed);
+    }
+
+    #[inline]
+    pub fn now(&self) -> Now {
+        let steady = read(STEADY) + self.origin.load(Ordering::Relaxed);
+        if steady >= NEXT_LOOK.load(Ordering::Relaxed) {
+            self.look(steady);
+        }
+        Now { steady, wall: steady + self.ahead.load(Ordering::Relaxed) }
+    }
+
+    /// Once a second: follows a wall clock that was set, and lets a long statement see changed definitions.
+    #[cold]
+    fn look(&self, steady: Micros) {
+        NEXT_LOOK.store(steady + SECOND, Ordering::Relaxed);
+        let ahead = read(libc::CLOCK_REALTIME) - steady;
+        if (ahead - self.ahead.load(Ordering::Relaxed)).abs() > STEP {
+            self.ahead.store(ahead, Ordering::Relaxed);
+        }
+        // SAFETY: we are inside a function call of a transaction, and hold no lock.
+        unsafe { pg_sys::AcceptInvalidationMessages() };
+    }
+}

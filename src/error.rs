@@ -1,0 +1,268 @@
+//! Every error a user can see, with its SQLSTATE: the only place that has one.
+//!
+//! Errors are raised here and not by pgrx, whose closed list of SQLSTATEs has no `PT429` (the code that PostgREST answers with
+//! "429 Too Many Requests").
+
+use std::ffi::{c_char, c_int, CString};
+
+use pgrx::pg_sys;
+use ratelimit_core::{Decision, Micros, RateError, RuleError};
+
+/// An error for the user.
+#[derive(Debug)]
+pub struct Error {
+    sqlstate: &'static [u8; 5],
+    message: String,
+    detail: Option<String>,
+    hint: Option<&'static str>,
+}
+
+pub type Result<T> = std::result::Result<T, Error>;
+
+const INVALID_PARAMETER: &[u8; 5] = b"22023";
+const NULL_NOT_ALLOWED: &[u8; 5] = b"22004";
+const UNDEFINED_OBJECT: &[u8; 5] = b"42704";
+const NOT_SUPPORTED: &[u8; 5] = b"0A000";
+const NOT_IN_PREREQUISITE_STATE: &[u8; 5] = b"55000";
+const PROGRAM_LIMIT_EXCEEDED: &[u8; 5] = b"54000";
+const TRIGGER_PROTOCOL_VIOLATED: &[u8; 5] = b"39P01";
+const TOO_MANY_REQUESTS: &[u8; 5] = b"PT429";
+
+impl Error {
+    fn new(sqlstate: &'static [u8; 5], message: impl Into<String>) -> Self {
+        Error { sqlstate, message: message.into(), detail: None, hint: None }
+    }
+
+    fn detail(mut self, detail: impl Into<String>) -> Self {
+        self.detail = Some(detail.into());
+        self
+    }
+
+    fn hint(mut self, hint: &'static str) -> Self {
+        self.hint = Some(hint);
+        self
+    }
+
+    pub fn null(what: &str) -> Self {
+        Error::new(NULL_NOT_ALLOWED, format!("{what} must not be null"))
+    }
+
+    pub fn null_element(array: &str) -> Self {
+        Error::new(NULL_NOT_ALLOWED, format!("{array} must not contain nulls"))
+            .hint("Filter with array_remove or WHERE ... IS NOT NULL.")
+    }
+
+    pub fn negative(what: &str, value: i64) -> Self {
+        Error::new(INVALID_PARAMETER, format!("{what} must not be negative"))
+            .detail(format!("It is {value}."))
+            .hint("To give back what was taken, use rl_refund.")
+    }
+
+    pub fn unknown_limiter(name: &[u8]) -> Self {
+        Error::new(UNDEFINED_OBJECT, format!("limiter \"{}\" does not exist", shown(name)))
+            .hint("Create it with rl_create_limiter.")
+    }
+
+    pub fn no_rules(name: &str) -> Self {
+        Error::new(NOT_IN_PREREQUISITE_STATE, format!("limiter \"{name}\" has no rules"))
+            .hint("Add a row to rl_rules, or create the limiter with rl_create_limiter.")
+    }
+
+    pub fn not_preloaded() -> Self {
+        Error::new(NOT_IN_PREREQUISITE_STATE, "ratelimit is not loaded in shared memory")
+            .detail("Limits with storage \"memory\" count in shared memory, which a library gets when the server starts.")
+            .hint("Add ratelimit to shared_preload_libraries and restart the server.")
+    }
+
+    pub fn parallel_worker() -> Self {
+        Error::new(NOT_SUPPORTED, "limits cannot be used in a parallel worker")
+            .hint("Do not mark functions that call them PARALLEL SAFE.")
+    }
+
+    pub fn not_supported(what: &str) -> Self {
+        Error::new(NOT_SUPPORTED, format!("{what} is not supported by this version of ratelimit"))
+    }
+
+    pub fn rate(text: &[u8], error: &RateError) -> Self {
+        Error::new(
+            INVALID_PARAMETER,
+            format!("invalid rate \"{}\" at character {}", shown(text), error.position),
+        )
+        .detail(error.detail.clone())
+        .hint("Write rates like \"100 per minute\" or \"10/second burst 20, 1000/hour\".")
+    }
+
+    pub fn rule(limiter: &str, position: i32, error: RuleError) -> Self {
+        Error::new(INVALID_PARAMETER, format!("invalid rule {position} of limiter \"{limiter}\""))
+            .detail(error.to_string())
+    }
+
+    pub fn policy(error: RuleError) -> Self {
+        Error::new(INVALID_PARAMETER, "invalid limit").detail(error.to_string())
+    }
+
+    pub fn period(what: &str, detail: &str) -> Self {
+        Error::new(INVALID_PARAMETER, format!("invalid {what}")).detail(detail)
+    }
+
+    pub fn name(name: &[u8], detail: &str) -> Self {
+        Error::new(INVALID_PARAMETER, format!("invalid limiter name \"{}\"", shown(name)))
+            .detail(detail)
+    }
+
+    pub fn time_zone(name: &str) -> Self {
+        Error::new(
+            INVALID_PARAMETER,
+            format!("time zone \"{}\" not recognized", shown(name.as_bytes())),
+        )
+        .hint("See the view pg_timezone_names for the names.")
+    }
+
+    pub fn enum_value(what: &str, value: &[u8]) -> Self {
+        Error::new(INVALID_PARAMETER, format!("invalid {what} \"{}\"", shown(value)))
+    }
+
+    pub fn array_lengths(one: &str, ones: usize, other: &str, others: usize) -> Self {
+        Error::new(INVALID_PARAMETER, format!("{one} and {other} have different lengths"))
+            .detail(format!("{one} has {ones} elements, {other} has {others}."))
+            .hint("Give one element for each call.")
+    }
+
+    pub fn array_dimensions(array: &str) -> Self {
+        Error::new(INVALID_PARAMETER, format!("{array} must have one dimension"))
+    }
+
+    pub fn too_many(what: &str, most: usize) -> Self {
+        Error::new(PROGRAM_LIMIT_EXCEEDED, format!("too many {what}"))
+            .detail(format!("One call decides on at most {most} together."))
+            .hint("Split the call.")
+    }
+
+    pub fn decreasing_times(position: usize) -> Self {
+        Error::new(INVALID_PARAMETER, "times must not decrease")
+            .detail(format!("Element {position} is earlier than the one before it."))
+            .hint("Collect them with array_agg(... ORDER BY ...), costs in the same order.")
+    }
+
+    pub fn infinite_time(position: usize) -> Self {
+        Error::new(INVALID_PARAMETER, "times must be finite")
+            .detail(format!("Element {position} is infinite."))
+    }
+
+    pub fn not_a_trigger(function: &str) -> Self {
+        Error::new(
+            TRIGGER_PROTOCOL_VIOLATED,
+            format!("function \"{function}\" was not called by trigger manager"),
+        )
+        .hint("Name it in CREATE TRIGGER ... EXECUTE FUNCTION.")
+    }
+
+    pub fn trigger_kind(trigger: &str, function: &str, kind: &str) -> Self {
+        Error::new(
+            TRIGGER_PROTOCOL_VIOLATED,
+            format!("trigger \"{trigger}\": {function} must be fired {kind}"),
+        )
+    }
+
+    pub fn trigger_argument(trigger: &str, argument: &str, detail: impl Into<String>) -> Self {
+        Error::new(INVALID_PARAMETER, format!("trigger \"{trigger}\": invalid argument {argument}"))
+            .detail(detail)
+            .hint("The arguments are: limiter, key template [, 'raise' or 'skip' [, cost column]].")
+    }
+
+    pub fn trigger_cost(trigger: &str, column: &str, detail: impl Into<String>) -> Self {
+        Error::new(
+            INVALID_PARAMETER,
+            format!("trigger \"{trigger}\": invalid cost in column \"{column}\""),
+        )
+        .detail(detail)
+    }
+
+    /// The answer "no" as an error. The message becomes the HTTP reason phrase, so it is short, ASCII and without the key.
+    pub fn denied(limiter: &str, decision: Option<&Decision>) -> Self {
+        let error = Error::new(TOO_MANY_REQUESTS, "rate limit exceeded");
+        match decision.and_then(|decision| decision.retry_after) {
+            Some(wait) => error
+                .detail(format!("Limiter \"{limiter}\", retry_after {}.", seconds(wait)))
+                .hint("Wait that long and call again."),
+            None => error
+                .detail(format!("Limiter \"{limiter}\", retry_after never."))
+                .hint("Ask for less at once, or raise the limit."),
+        }
+    }
+}
+
+/// A span as `12.345678 s`.
+fn seconds(span: Micros) -> String {
+    format!("{}.{:06} s", span / 1_000_000, span % 1_000_000)
+}
+
+/// User text as an error shows it: at most 63 characters of it.
+fn shown(text: &[u8]) -> String {
+    let text = String::from_utf8_lossy(text);
+    match text.char_indices().nth(63) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text.into_owned(),
+    }
+}
+
+/// An error in memory of PostgreSQL, which frees it when it handles the error: nothing of Rust is left to drop.
+#[derive(Clone, Copy)]
+pub struct Report {
+    sqlstate: c_int,
+    message: *const c_char,
+    detail: *const c_char,
+    hint: *const c_char,
+}
+
+impl From<Error> for Report {
+    fn from(error: Error) -> Self {
+        let copy = |text: Option<&str>| match text.map(|text| CString::new(text.replace('\0', "")))
+        {
+            // SAFETY: pstrdup copies a terminated string into the current memory context.
+            Some(Ok(text)) => unsafe { pg_sys::pstrdup(text.as_ptr()).cast_const() },
+            _ => std::ptr::null(),
+        };
+        // Six bits a character: MAKE_SQLSTATE of elog.h.
+        let character =
+            |shift: i32, byte: &u8| shift << 6 | i32::from(byte.wrapping_sub(b'0') & 0x3f);
+        Report {
+            sqlstate: error.sqlstate.iter().rev().fold(0, character),
+            message: copy(Some(&error.message)),
+            detail: copy(error.detail.as_deref()),
+            hint: copy(error.hint),
+        }
+    }
+}
+
+extern "C-unwind" {
+    fn errstart(level: c_int, domain: *const c_char) -> bool;
+    fn errcode(sqlstate: c_int) -> c_int;
+    fn errmsg(format: *const c_char, ...) -> c_int;
+    fn errdetail(format: *const c_char, ...) -> c_int;
+    fn errhint(format: *const c_char, ...) -> c_int;
+    fn errfinish(file: *const c_char, line: c_int, function: *const c_char);
+}
+
+/// Raises the error: control goes to PostgreSQL by `longjmp` and does not come back.
+///
+/// # Safety
+/// No frame between PostgreSQL's call and this one may have anything left to drop, and none may be a pgrx guard.
+pub unsafe fn raise(report: Report) -> ! {
+    // SAFETY: the calls that ereport() expands to, with formats that take one string each; the strings are terminated and
+    // were made by `Report::from`.
+    unsafe {
+        if errstart(pgrx::PgLogLevel::ERROR as c_int, std::ptr::null()) {
+            errcode(report.sqlstate);
+            errmsg(c"%s".as_ptr(), report.message);
+            if !report.detail.is_null() {
+                errdetail(c"%s".as_ptr(), report.detail);
+            }
+            if !report.hint.is_null() {
+                errhint(c"%s".as_ptr(), report.hint);
+            }
+            errfinish(c"ratelimit".as_ptr(), 0, c"raise".as_ptr());
+        }
+    }
+    unreachable!("errfinish does not return for an ERROR")
+}

@@ -1,0 +1,29 @@
+//! `ratelimit`: rate limits decided inside PostgreSQL. `ratelimit-core` decides; this crate connects it to the server.
+//!
+//! CONTRIBUTING.md follows one call through these modules.
+
+mod api;
+mod backend;
+mod catalog;
+mod clock;
+mod compat;
+mod config;
+mod datum;
+mod error;
+mod function;
+mod interval;
+mod memory;
+mod schema;
+mod shmem;
+mod trigger;
+mod zone;
+
+::pgrx::pg_module_magic!(name, version);
+
+/// Called when the library is loaded: by the postmaster where it is preloaded, else by a session.
+#[pgrx::pg_guard]
+pub extern "C-unwind" fn _PG_init() {
+    config::define();
+    shmem::install();
+    catalog::install();
+}

@@ -1,0 +1,176 @@
+//! The shared memory: a header, the cells, and the locks under which cells are assigned.
+//!
+//! Lock rules. Decisions lock cells of the table, with locks that spin; under them runs `ratelimit-core` only. A partition lock
+//! (an LWLock) is taken to give a new key a cell, never while a cell is locked, and under it runs `ratelimit-core` only. So nothing
+//! under a lock can raise an error, allocate, or be interrupted. If a process dies in between, the postmaster makes all
+//! shared memory anew.
+
+use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+
+use pgrx::pg_sys;
+use ratelimit_core::table::{Cell, Host, Table};
+use ratelimit_core::Secret;
+
+use crate::clock::Clock;
+use crate::config;
+
+/// What all processes know. Zero until [`startup`] has run.
+#[repr(C, align(64))]
+pub struct Header {
+    /// Drawn anew each time shared memory is made.
+    pub secret: Secret,
+    pub clock: Clock,
+    partitions: usize,
+    cells: usize,
+    /// Counts committed changes to definitions.
+    pub definitions: AtomicU64,
+    evictions: Apart<AtomicU64>,
+}
+
+/// On a cache line of its own: what is written often must not slow down what is read often.
+#[repr(align(64))]
+struct Apart<T>(T);
+
+/// The LWLocks, with `Padded` ones in between as PostgreSQL lays them out.
+struct Locks(*mut pg_sys::LWLockPadded);
+
+/// Where the header is in this process, and the locks: set in the postmaster, and by fork in all its children.
+static HEADER: AtomicPtr<Header> = AtomicPtr::new(std::ptr::null_mut());
+static LOCKS: AtomicPtr<pg_sys::LWLockPadded> = AtomicPtr::new(std::ptr::null_mut());
+static SIZE: AtomicUsize = AtomicUsize::new(0);
+
+const TRANCHE: &std::ffi::CStr = c"ratelimit";
+
+/// The shared memory, or `None` where the library was not preloaded.
+#[inline]
+pub fn header() -> Option<&'static Header> {
+    // SAFETY: set once by `startup` to memory that stays mapped as long as this process lives, and fully written by then.
+    unsafe { HEADER.load(Ordering::Relaxed).as_ref() }
+}
+
+impl Header {
+    /// The table, with `ratelimit.on_full` as it is set now.
+    #[inline]
+    pub fn table(&'static self) -> Table<'static, impl Host> {
+        // SAFETY: `startup` made room for so many cells right after the header. They consist of atomics, for which zeroed memory
+        // is valid, and are only ever reached through shared references.
+        let cells = unsafe {
+            std::slice::from_raw_parts(std::ptr::from_ref(self).add(1).cast::<Cell>(), self.cells)
+        };
+        let locks = Locks(LOCKS.load(Ordering::Relaxed));
+        let mut table = Table::new(cells, self.partitions, &self.evictions.0, locks);
+        table.set_on_full(config::on_full());
+        table
+    }
+
+    /// How many keys were pushed out to make room.
+    pub fn evictions(&self) -> u64 {
+        self.evictions.0.load(Ordering::Relaxed)
+    }
+}
+
+extern "C-unwind" {
+    // Unguarded, for speed: neither raises an error but for more than 200 locks held at once.
+    fn LWLockAcquire(lock: *mut pg_sys::LWLock, mode: pg_sys::LWLockMode::Type) -> bool;
+    fn LWLockRelease(lock: *mut pg_sys::LWLock);
+}
+
+impl Locks {
+    fn get(&self, partition: usize) -> *mut pg_sys::LWLock {
+        // SAFETY: the tranche has a lock for each partition, and the table asks for no others.
+        unsafe { &raw mut (*self.0.add(partition)).lock }
+    }
+}
+
+impl Host for Locks {
+    fn lock(&self, partition: usize) {
+        // SAFETY: a lock of our tranche, which this process does not hold.
+        unsafe { LWLockAcquire(self.get(partition), pg_sys::LWLockMode::LW_EXCLUSIVE) };
+    }
+
+    fn unlock(&self, partition: usize) {
+        // SAFETY: taken by `lock` before.
+        unsafe { LWLockRelease(self.get(partition)) };
+    }
+
+    fn yield_now(&self) {
+        std::thread::yield_now();
+    }
+}
+
+/// Asks the postmaster for memory, if it is loading us.
+pub fn install() {
+    if !config::preloading() {
+        return;
+    }
+    // SAFETY: the hooks are plain variables that the postmaster reads after it has loaded all libraries.
+    unsafe {
+        PREVIOUS_REQUEST = pg_sys::shmem_request_hook;
+        pg_sys::shmem_request_hook = Some(request);
+        PREVIOUS_STARTUP = pg_sys::shmem_startup_hook;
+        pg_sys::shmem_startup_hook = Some(startup);
+    }
+}
+
+static mut PREVIOUS_REQUEST: pg_sys::shmem_request_hook_type = None;
+static mut PREVIOUS_STARTUP: pg_sys::shmem_startup_hook_type = None;
+
+fn shape() -> (usize, usize) {
+    Table::<Locks>::shape(config::max_keys(), config::partitions())
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn request() {
+    // SAFETY: called by the postmaster, once, when extensions may ask; a previous hook is to be called first.
+    unsafe {
+        if let Some(previous) = PREVIOUS_REQUEST {
+            pg_sys::ffi::pg_guard_ffi_boundary(|| previous());
+        }
+        let (partitions, cells) = shape();
+        // The settings are bounded so that this cannot overflow.
+        let size = size_of::<Header>() + cells * size_of::<Cell>();
+        SIZE.store(size, Ordering::Relaxed);
+        pg_sys::RequestAddinShmemSpace(size);
+        pg_sys::RequestNamedLWLockTranche(TRANCHE.as_ptr(), partitions as i32);
+    }
+}
+
+/// Runs when the server starts, and again in the same postmaster after each crash of a process.
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn startup() {
+    // SAFETY: called by the postmaster before it has children; a previous hook is to be called first.
+    unsafe {
+        if let Some(previous) = PREVIOUS_STARTUP {
+            pg_sys::ffi::pg_guard_ffi_boundary(|| previous());
+        }
+        let lock = crate::compat::addin_shmem_init_lock();
+        pg_sys::LWLockAcquire(lock, pg_sys::LWLockMode::LW_EXCLUSIVE);
+        let mut found = false;
+        let size = SIZE.load(Ordering::Relaxed);
+        let header = pg_sys::ShmemInitStruct(TRANCHE.as_ptr(), size, &mut found).cast::<Header>();
+        if !found {
+            initialise(header);
+        }
+        LOCKS.store(pg_sys::GetNamedLWLockTranche(TRANCHE.as_ptr()), Ordering::Relaxed);
+        HEADER.store(header, Ordering::Relaxed);
+        pg_sys::LWLockRelease(lock);
+    }
+}
+
+/// # Safety
+/// `header` points to new shared memory of [`SIZE`] bytes that nobody else uses yet.
+unsafe fn initialise(header: *mut Header) {
+    let (partitions, cells) = shape();
+    // SAFETY: the memory is ours alone. The cells need no writing: new shared memory comes from the kernel as zeros, and touching
+    // it all would make it resident. ShmemInitStruct aligns to a cache line.
+    unsafe {
+        header.write_bytes(0, 1);
+        (*header).partitions = partitions;
+        (*header).cells = cells;
+        (*header).clock.start();
+        let secret = &raw mut (*header).secret;
+        if !pg_sys::pg_strong_random(secret.cast(), size_of::<Secret>()) {
+            pgrx::error!("could not generate a random secret");
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! `rl_limit_row`: a limit on the rows of a table, whoever writes them.
+
+use pgrx::pg_sys::Datum;
+use ratelimit_core::Operation;
+
+use super::template::Template;
+use super::{Fired, Row, BEFORE, FOR_EACH_ROW, TIMING};
+use crate::error::{Error, Result};
+use crate::function::pg_function;
+use crate::memory::Moment;
+
+pg_function! {
+    /// `BEFORE INSERT OR UPDATE OR DELETE ... FOR EACH ROW`: takes from a limiter for each row, and refuses the row if it may not.
+    fn rl_limit_row(call) {
+        let fired = Fired::new(call, "rl_limit_row")?;
+        if !fired.is(FOR_EACH_ROW | TIMING, FOR_EACH_ROW | BEFORE) {
+            return Err(Error::trigger_kind(&fired.name(), "rl_limit_row", "BEFORE and FOR EACH ROW"));
+        }
+        let arguments = fired.arguments();
+        let (limiter, template, action, cost_column) = match arguments[..] {
+            [limiter, template] => (limiter, template, &b"raise"[..], None),
+            [limiter, template, action] => (limiter, template, action, None),
+            [limiter, template, action, cost] => (limiter, template, action, Some(cost)),
+            _ => return Err(argument_count(&fired, arguments.len())),
+        };
+        let skip = match action {
+            b"raise" => false,
+            b"skip" => true,
+            other => {
+                let detail = format!("The third argument is \"{}\".", String::from_utf8_lossy(other));
+                return Err(Error::trigger_argument(&fired.name(), "3", detail));
+            }
+        };
+        let row = fired.row();
+        let key = key(&fired, template, &row)?;
+        let cost = cost_column.map_or(Ok(1), |column| cost(&fired, &row, column))?;
+
+        let moment = Moment::new(call)?;
+        let limiter = moment.limiter(limiter)?;
+        if moment.try_take(&limiter, &key, cost)? {
+            return Ok(Datum::from(fired.tuple()));
+        }
+        if skip {
+            return Ok(Datum::null());
+        }
+        let decision = moment.decide(&limiter, &key, cost, Operation::Peek)?;
+        Err(Error::denied(&limiter.name, Some(&decision)))
+    }
+}
+
+pub fn argument_count(fired: &Fired, count: usize) -> Error {
+    Error::trigger_argument(&fired.name(), "list", format!("There are {count} arguments."))
+}
+
+/// The key of a row.
+pub fn key(fired: &Fired, template: &[u8], row: &Row) -> Result<Vec<u8>> {
+    Template::parse(template).and_then(|template| template.key(row)).map_err(|detail| {
+        let argument = format!("2, the key template \"{}\"", String::from_utf8_lossy(template));
+        Error::trigger_argument(&fired.name(), &argument, detail)
+    })
+}
+
+fn cost(fired: &Fired, row: &Row, column: &[u8]) -> Result<u64> {
+    let name = String::from_utf8_lossy(column);
+    let number = row.number(column).ok_or_else(|| {
+        let detail = format!("The table has no column \"{name}\".");
+        Error::trigger_argument(&fired.name(), "4, the cost column", detail)
+    })?;
+    let wrong = |detail: &str| Error::trigger_cost(&fired.name(), &name, detail);
+    let value = row.column(number).ok_or_else(|| wrong("It is null."))?;
+    let text = std::str::from_utf8(&value).unwrap_or_default();
+    text.parse::<i64>()
+        .ok()
+        .and_then(|cost| u64::try_from(cost).ok())
+        .ok_or_else(|| wrong(&format!("It is {text}; a cost is a whole number, not negative.")))
+}

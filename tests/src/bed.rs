@@ -1,0 +1,80 @@
+//! The servers that tests run in.
+
+use std::sync::OnceLock;
+
+use anyhow::{anyhow, Context, Result};
+use postgres::Client;
+use testbed::{Builder, Server, Tree};
+
+/// Gives each test a database of its own in a server for all, or a server of its own.
+pub struct Bed {
+    tree: Tree,
+    shared: OnceLock<Result<Server, String>>,
+}
+
+impl Bed {
+    pub fn new(tree: Tree) -> Self {
+        Self { tree, shared: OnceLock::new() }
+    }
+
+    pub fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
+    /// A server for one test alone, such as one that stops the server or needs other settings.
+    pub fn private(&self) -> Builder {
+        Server::builder(&self.tree)
+    }
+
+    /// The server that tests share.
+    pub fn shared(&self) -> Result<&Server> {
+        let start = || self.private().start().map_err(crate::report);
+        let server = self.shared.get_or_init(start).as_ref();
+        server.map_err(|error| anyhow!("no shared server: {error}"))
+    }
+
+    /// A new database with the extension, in the server that tests share.
+    pub fn database(&self, name: &str) -> Result<Database<'_>> {
+        Database::new(self.shared()?, name)
+    }
+}
+
+/// A database in which the extension was created.
+pub struct Database<'a> {
+    server: &'a Server,
+    name: String,
+}
+
+impl<'a> Database<'a> {
+    pub fn new(server: &'a Server, name: &str) -> Result<Self> {
+        let quoted = format!("\"{}\"", name.replace('"', "\"\""));
+        let mut client = server.connect()?;
+        client
+            .batch_execute(&format!("CREATE DATABASE {quoted}"))
+            .with_context(|| format!("cannot create the database {name}"))?;
+        let database = Self { server, name: name.to_owned() };
+        database
+            .connect()?
+            .batch_execute("CREATE EXTENSION ratelimit")
+            .context("cannot create the extension")?;
+        Ok(database)
+    }
+
+    pub fn server(&self) -> &'a Server {
+        self.server
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Opens a session as superuser.
+    pub fn connect(&self) -> Result<Client> {
+        self.connect_as("postgres")
+    }
+
+    /// Opens a session as the role `user`.
+    pub fn connect_as(&self, user: &str) -> Result<Client> {
+        self.server.connect_to(&self.name, user)
+    }
+}

@@ -1,0 +1,159 @@
+//! Files whose output must be what it was, run by the test runners that come with PostgreSQL.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{bail, Context, Result};
+use testbed::{Server, Tree};
+
+use crate::bed::{Bed, Database};
+
+/// The test runners choose settings of their own, such as a time zone with daylight saving. Those
+/// a user would see are easier to read.
+const LAUNCHER: &str = "env PGTZ=UTC PGDATESTYLE='ISO, MDY' PGOPTIONS='-c intervalstyle=postgres'";
+
+/// One kind of files.
+pub struct Suite {
+    pub name: &'static str,
+    pub runner: fn(&Tree) -> Option<PathBuf>,
+    folder: &'static str,
+    inputs: &'static str,
+    extension: &'static str,
+    comment: &'static str,
+}
+
+pub const REGRESS: Suite = Suite {
+    name: "regress",
+    runner: Tree::pg_regress,
+    folder: "pg_regress",
+    inputs: "sql",
+    extension: "sql",
+    comment: "--",
+};
+
+pub const ISOLATION: Suite = Suite {
+    name: "isolation",
+    runner: Tree::pg_isolation_regress,
+    folder: "isolation",
+    inputs: "specs",
+    extension: "spec",
+    comment: "#",
+};
+
+impl Suite {
+    fn folder(&self) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join(self.folder)
+    }
+
+    fn input(&self, name: &str) -> PathBuf {
+        self.folder().join(self.inputs).join(name).with_extension(self.extension)
+    }
+
+    fn expected(&self, name: &str) -> PathBuf {
+        self.folder().join("expected").join(name).with_extension("out")
+    }
+
+    /// The names of all files, sorted.
+    pub fn names(&self) -> Result<Vec<String>> {
+        let inputs = self.folder().join(self.inputs);
+        if !inputs.exists() {
+            return Ok(Vec::new());
+        }
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&inputs).with_context(|| inputs.display().to_string())? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|e| e == self.extension) {
+                names.extend(path.file_stem().map(|stem| stem.to_string_lossy().into_owned()));
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// The settings that the head of a file asks for, as in `-- setting: work_mem = 8MB`.
+    fn settings(&self, name: &str) -> Result<Vec<(String, String)>> {
+        let path = self.input(name);
+        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        let head = text.lines().map_while(|line| line.strip_prefix(self.comment));
+        let settings = head.filter_map(|line| line.trim().strip_prefix("setting:"));
+        settings
+            .map(|setting| {
+                let (name, value) = setting.split_once('=').context("a setting without =")?;
+                Ok((name.trim().to_owned(), value.trim().to_owned()))
+            })
+            .collect()
+    }
+
+    /// Runs one file: in a server of its own if it asks for settings, else in the shared one.
+    pub fn run(&self, bed: &Bed, runner: &Path, name: &str) -> Result<()> {
+        let database = format!("{}_{name}", self.name);
+        let settings = self.settings(name)?;
+        if settings.is_empty() {
+            return self.run_in(&bed.database(&database)?, runner, name);
+        }
+        let mut builder = bed.private();
+        for (name, value) in &settings {
+            builder = builder.setting(name, value);
+        }
+        let server: Server = builder.start()?;
+        self.run_in(&Database::new(&server, &database)?, runner, name)
+    }
+
+    fn run_in(&self, database: &Database, runner: &Path, name: &str) -> Result<()> {
+        let server = database.server();
+        let tree = server.tree();
+        let output = Path::new(env!("CARGO_TARGET_TMPDIR"))
+            .join(format!("pg{}/{}/{name}", tree.major, self.name));
+        if output.exists() {
+            fs::remove_dir_all(&output)?;
+        }
+        fs::create_dir_all(&output)?;
+
+        let option = |name: &str, path: &Path| format!("--{name}={}", path.display());
+        let mut command = server.command_at(runner);
+        command
+            .current_dir(&output)
+            .args(["--use-existing", "--user=postgres"])
+            .arg(format!("--host={}", server.host()))
+            .arg(format!("--port={}", server.port()))
+            .arg(format!("--dbname={}", database.name()))
+            .arg(format!("--launcher={LAUNCHER}"))
+            .arg(option("bindir", &tree.bindir))
+            .arg(option("dlpath", &tree.pkglibdir))
+            .arg(option("inputdir", &self.folder()))
+            .arg(option("outputdir", &output));
+        if tree.major >= 16 {
+            command.arg(option("expecteddir", &self.folder()));
+        }
+        let ran = command.arg(name).output().context("cannot run the test runner")?;
+
+        if std::env::var_os("UPDATE_EXPECTED").is_some_and(|value| value == "1") {
+            return self.accept(&output, name);
+        }
+        if ran.status.success() {
+            return Ok(());
+        }
+        let expected = self.expected(name);
+        if !expected.exists() {
+            bail!("there is no {}; UPDATE_EXPECTED=1 makes it", expected.display());
+        }
+        match fs::read_to_string(output.join("regression.diffs")) {
+            Ok(diffs) if !diffs.is_empty() => bail!("the output differs:\n{diffs}"),
+            _ => bail!(
+                "{}\n{}{}",
+                ran.status,
+                String::from_utf8_lossy(&ran.stdout),
+                String::from_utf8_lossy(&ran.stderr)
+            ),
+        }
+    }
+
+    /// Makes the output of a run the expected one.
+    fn accept(&self, output: &Path, name: &str) -> Result<()> {
+        let result = output.join("results").join(name).with_extension("out");
+        let expected = self.expected(name);
+        fs::create_dir_all(expected.with_file_name(""))?;
+        fs::copy(&result, &expected).with_context(|| format!("no new {}", expected.display()))?;
+        Ok(())
+    }
+}

@@ -1,0 +1,57 @@
+//! Runs the tests of the extension in private servers, with the options of `cargo test`.
+//!
+//! - `regress::NAME`: the SQL file `pg_regress/sql/NAME.sql`
+//! - `isolation::NAME`: the specification `isolation/specs/NAME.spec`
+//! - `sessions::NAME`: a function of the module [`sessions`]
+//!
+//! The environment variable `RATELIMIT_PG_CONFIG` tells which PostgreSQL to use; the extension must
+//! be installed there. With `UPDATE_EXPECTED=1` what a file prints becomes what it has to print.
+
+mod bed;
+mod golden;
+mod sessions;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Result;
+use libtest_mimic::{Arguments, Trial};
+
+use bed::Bed;
+
+fn trials(bed: &Arc<Bed>) -> Result<Vec<Trial>> {
+    let mut trials = Vec::new();
+    for suite in [&golden::REGRESS, &golden::ISOLATION] {
+        let runner = (suite.runner)(bed.tree());
+        for name in suite.names()? {
+            let (bed, runner) = (Arc::clone(bed), runner.clone());
+            let missing = runner.is_none();
+            let title = format!("{}::{name}", suite.name);
+            let run = move || match &runner {
+                Some(runner) => Ok(suite.run(&bed, runner, &name).map_err(report)?),
+                None => Err("the runner is not installed".into()),
+            };
+            trials.push(Trial::test(title, run).with_ignored_flag(missing));
+        }
+    }
+    for (name, test) in sessions::tests() {
+        let bed = Arc::clone(bed);
+        let run = move || Ok(test(&bed).map_err(report)?);
+        trials.push(Trial::test(format!("sessions::{name}"), run));
+    }
+    Ok(trials)
+}
+
+/// The error with its causes, for a person to read.
+fn report(error: anyhow::Error) -> String {
+    format!("{error:#}")
+}
+
+fn main() -> Result<ExitCode> {
+    let arguments = Arguments::from_args();
+    let bed = Arc::new(Bed::new(testbed::Tree::from_env()?));
+    let conclusion = libtest_mimic::run(&arguments, trials(&bed)?);
+    // This was the last user of the shared server, which ends here.
+    drop(bed);
+    Ok(conclusion.exit_code())
+}

@@ -1,0 +1,50 @@
+//! The extension through the life of a server.
+
+use anyhow::{ensure, Result};
+use testbed::Stop;
+
+use super::Test;
+use crate::bed::{Bed, Database};
+
+pub const TESTS: &[Test] = &[
+    ("create_and_drop", create_and_drop),
+    ("survives_restart", survives_restart),
+    ("survives_crash_of_a_session", survives_crash_of_a_session),
+];
+
+fn is_installed(database: &Database) -> Result<bool> {
+    let query = "SELECT count(*) FROM pg_extension WHERE extname = 'ratelimit'";
+    Ok(database.connect()?.query_one(query, &[])?.get::<_, i64>(0) == 1)
+}
+
+fn create_and_drop(bed: &Bed) -> Result<()> {
+    let database = bed.database("create_and_drop")?;
+    database.connect()?.batch_execute("DROP EXTENSION ratelimit")?;
+    ensure!(!is_installed(&database)?, "the extension is still there");
+    database.connect()?.batch_execute("CREATE EXTENSION ratelimit")?;
+    ensure!(is_installed(&database)?, "the extension did not come back");
+    Ok(())
+}
+
+fn survives_restart(bed: &Bed) -> Result<()> {
+    let mut server = bed.private().start()?;
+    Database::new(&server, "lifecycle")?;
+    for mode in [Stop::Fast, Stop::Immediate] {
+        server.restart(mode)?;
+        let mut client = server.connect_to("lifecycle", "postgres")?;
+        client.batch_execute("DROP EXTENSION ratelimit; CREATE EXTENSION ratelimit")?;
+    }
+    Ok(())
+}
+
+fn survives_crash_of_a_session(bed: &Bed) -> Result<()> {
+    let mut server = bed.private().start()?;
+    let mut client = server.connect()?;
+    let pid: i32 = client.query_one("SELECT pg_backend_pid()", &[])?.get(0);
+    let killed = std::process::Command::new("kill").arg("-9").arg(pid.to_string()).status()?;
+    ensure!(killed.success(), "cannot kill the session");
+    ensure!(client.batch_execute("SELECT 1").is_err(), "the session is still there");
+    server.wait_until_ready()?;
+    Database::new(&server, "lifecycle")?;
+    Ok(())
+}
