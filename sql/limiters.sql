@@ -28,6 +28,14 @@ BEGIN
             MESSAGE = 'algorithm, time_zone, mode, refill and anchor must not be null',
             HINT = 'Leave them out to get their defaults.';
     END IF;
+    IF refill NOT IN ('continuous', 'interval') THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = pg_catalog.format('invalid refill "%s"', refill), HINT = 'It is continuous or interval.';
+    END IF;
+    IF anchor NOT IN ('clock', 'epoch', 'first_hit') THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = pg_catalog.format('invalid anchor "%s"', anchor), HINT = 'It is clock, epoch or first_hit.';
+    END IF;
     IF rates IS NULL AND max_concurrent IS NULL THEN
         RAISE invalid_parameter_value USING
             MESSAGE = pg_catalog.format('limiter "%s" would limit nothing', name),

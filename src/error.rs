@@ -53,9 +53,12 @@ impl Error {
     }
 
     pub fn negative(what: &str, value: i64) -> Self {
-        Error::new(INVALID_PARAMETER, format!("{what} must not be negative"))
-            .detail(format!("It is {value}."))
-            .hint("To give back what was taken, use rl_refund.")
+        let error = Error::new(INVALID_PARAMETER, format!("{what} must not be negative"))
+            .detail(format!("It is {value}."));
+        match what {
+            "cost" => error.hint("To give back what was taken, use rl_refund."),
+            _ => error,
+        }
     }
 
     pub fn unknown_limiter(name: &[u8]) -> Self {
@@ -124,7 +127,7 @@ impl Error {
 
     pub fn array_lengths(one: &str, ones: usize, other: &str, others: usize) -> Self {
         Error::new(INVALID_PARAMETER, format!("{one} and {other} have different lengths"))
-            .detail(format!("{one} has {ones} elements, {other} has {others}."))
+            .detail(format!("The length of {one} is {ones}, that of {other} is {others}."))
             .hint("Give one element for each call.")
     }
 

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use pgrx::pg_sys;
-use ratelimit_core::table::{Full, OnFull, Request};
+use ratelimit_core::table::{Cell, Full, OnFull, Request};
 use ratelimit_core::{Decision, Now, Operation, Reason};
 use smallvec::SmallVec;
 
@@ -13,15 +13,14 @@ use crate::error::{Error, Result};
 use crate::function::Call;
 use crate::shmem::{self, Header};
 
-/// One call: where it counts, and when it was made.
+/// Where a call counts.
 #[derive(Clone, Copy)]
-pub struct Moment {
+pub struct Memory {
     header: &'static Header,
-    now: Now,
     function: pg_sys::Oid,
 }
 
-impl Moment {
+impl Memory {
     /// Refuses calls where nothing can be counted.
     #[inline]
     pub fn new(call: &Call) -> Result<Self> {
@@ -30,15 +29,22 @@ impl Moment {
         if unsafe { pg_sys::ParallelWorkerNumber } >= 0 {
             return Err(Error::parallel_worker());
         }
-        Ok(Moment { header, now: header.clock.now(), function: call.function() })
+        Ok(Memory { header, function: call.function() })
     }
 
     pub fn header(&self) -> &'static Header {
         self.header
     }
 
-    pub fn now(&self) -> Now {
-        self.now
+    /// The moment of a decision on these requests. Reading the clock takes about as long as the first look at a key that is in no
+    /// processor's cache: so that is begun before.
+    #[inline]
+    fn now(&self, requests: &[Request<'_>]) -> Now {
+        let table = self.header.table();
+        for request in requests {
+            table.home(request.key).map(prefetch);
+        }
+        self.header.clock.now()
     }
 
     /// The limiter of this name.
@@ -56,7 +62,8 @@ impl Moment {
         if !config::enabled() {
             return Ok(true);
         }
-        let taken = self.header.table().try_take(&request, self.now);
+        let now = self.now(std::slice::from_ref(&request));
+        let taken = self.header.table().try_take(&request, now);
         Ok(taken.unwrap_or_else(|_| config::on_full() == OnFull::Allow))
     }
 
@@ -76,8 +83,23 @@ impl Moment {
         if !config::enabled() {
             return Decision::unlimited();
         }
-        let decision = self.header.table().decide(requests, self.now, operation);
-        decision.unwrap_or_else(|full| self.when_full(full))
+        self.decide_at(self.now(requests), requests, operation)
+    }
+
+    fn decide_at(&self, now: Now, requests: &[Request<'_>], operation: Operation) -> Decision {
+        let decision = self.header.table().decide(requests, now, operation);
+        decision.unwrap_or_else(|full| when_full(full, requests, now))
+    }
+
+    /// What a key has left, and what a call for it would be answered, both at the same moment.
+    pub fn standing(&self, limiter: &Definition, key: &[u8]) -> Result<(Decision, Decision)> {
+        if !config::enabled() {
+            return Ok((Decision::unlimited(), Decision::unlimited()));
+        }
+        let (nothing, one) = (limiter.requests(key, 0)?, limiter.requests(key, 1)?);
+        let now = self.now(&nothing);
+        let look = |requests: &[Request<'_>]| self.decide_at(now, requests, Operation::Peek);
+        Ok((look(&nothing), look(&one)))
     }
 
     /// Takes as much as is left, up to `at_most`.
@@ -86,7 +108,7 @@ impl Moment {
         if !config::enabled() {
             return Ok(at_most);
         }
-        let granted = self.header.table().take_at_most(&requests, self.now);
+        let granted = self.header.table().take_at_most(&requests, self.now(&requests));
         Ok(granted.unwrap_or(if config::on_full() == OnFull::Allow { at_most } else { 0 }))
     }
 
@@ -95,7 +117,7 @@ impl Moment {
         let requests = limiter.requests(key, cost)?;
         if config::enabled() {
             // Where a key has no room there is nothing to give back.
-            let _ = self.header.table().refund(&requests, self.now);
+            let _ = self.header.table().refund(&requests, self.now(&requests));
         }
         Ok(())
     }
@@ -105,26 +127,39 @@ impl Moment {
         let requests = limiter.requests(key, cost)?;
         if config::enabled() {
             // Without room the key is refused or let pass as `on_full` says, charged or not.
-            let _ = self.header.table().charge(&requests, self.now);
+            let _ = self.header.table().charge(&requests, self.now(&requests));
         }
         Ok(())
     }
+}
 
-    /// The answer for a new key when nothing is free.
-    fn when_full(&self, full: Full) -> Decision {
-        match config::on_full() {
-            OnFull::Allow => Decision::unlimited(),
-            OnFull::Evict | OnFull::Deny => Decision {
-                allowed: false,
-                quota: 0,
-                remaining: 0,
-                retry_after: Some(full.until.saturating_sub(self.now.steady).max(1)),
-                reset_after: 0,
-                reason: Some(Reason::Rate),
-                binding: 0,
-            },
-        }
+/// The answer for a new key when nothing is free.
+fn when_full(full: Full, requests: &[Request<'_>], now: Now) -> Decision {
+    match config::on_full() {
+        OnFull::Allow => Decision::unlimited(),
+        OnFull::Evict | OnFull::Deny => Decision {
+            allowed: false,
+            quota: requests.first().map_or(0, |request| request.rule.capacity()),
+            remaining: 0,
+            retry_after: Some(full.until.saturating_sub(now.steady).max(1)),
+            reset_after: 0,
+            reason: Some(Reason::Rate),
+            binding: 0,
+        },
     }
+}
+
+/// Begins to fetch a cell into the processor's cache, where there is an instruction for it.
+#[inline]
+fn prefetch(cell: &Cell) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint that reads nothing; every x86-64 processor has the instruction.
+    unsafe {
+        use std::arch::x86_64::{_mm_prefetch, _MM_HINT_T0};
+        _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(cell).cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = cell;
 }
 
 /// A list of requests that are to be decided together.

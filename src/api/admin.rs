@@ -5,17 +5,17 @@ use pgrx::pg_sys::Datum;
 use crate::config;
 use crate::datum;
 use crate::function::pg_function;
-use crate::memory::Moment;
+use crate::memory::Memory;
 use crate::shmem;
 
 pg_function! {
     /// Forgets what a key has used; says whether it had used anything.
     fn rl_reset(call) {
         let (limiter, key) = (call.text(0, "limiter")?, call.text(1, "key")?);
-        let moment = Moment::new(call)?;
-        let limiter = moment.limiter(limiter)?;
-        let table = moment.header().table();
-        Ok(Datum::from(table.reset(limiter.key(key), limiter.positions(), moment.now().steady)))
+        let memory = Memory::new(call)?;
+        let limiter = memory.limiter(limiter)?;
+        let table = memory.header().table();
+        Ok(Datum::from(table.reset(limiter.key(key), limiter.positions(), memory.header().clock.now().steady)))
     }
 }
 
@@ -23,9 +23,9 @@ pg_function! {
     /// Forgets what all keys of a limiter have used; says how many had used anything. Reads the whole table.
     fn rl_reset_all(call) {
         let limiter = call.text(0, "limiter")?;
-        let moment = Moment::new(call)?;
-        let limiter = moment.limiter(limiter)?;
-        let forgotten = moment.header().table().reset_all(limiter.tag(), moment.now().steady);
+        let memory = Memory::new(call)?;
+        let limiter = memory.limiter(limiter)?;
+        let forgotten = memory.header().table().reset_all(limiter.tag(), memory.header().clock.now().steady);
         Ok(datum::count(forgotten).unwrap_or(Datum::null()))
     }
 }

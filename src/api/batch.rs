@@ -7,7 +7,7 @@ use ratelimit_core::{Decision, Operation};
 use crate::datum;
 use crate::error::Error;
 use crate::function::pg_function;
-use crate::memory::{Moment, Requests};
+use crate::memory::{Memory, Requests};
 
 /// So many pairs are decided together at most: their cells are locked at the same time.
 const MOST_TOGETHER: usize = 1_000;
@@ -23,8 +23,8 @@ pg_function! {
             return Err(Error::too_many("limits", MOST_TOGETHER));
         }
         let costs = call.costs(2, "costs", "keys", keys.len())?;
-        let moment = Moment::new(call)?;
-        let definitions = limiters.iter().map(|name| moment.limiter(name)).collect::<Result<Vec<_>, _>>()?;
+        let memory = Memory::new(call)?;
+        let definitions = limiters.iter().map(|name| memory.limiter(name)).collect::<Result<Vec<_>, _>>()?;
 
         let mut requests = Requests::new();
         // Whose request it is, and which request a key has: a pair that is named twice is asked once, for both costs.
@@ -48,7 +48,7 @@ pg_function! {
         let decision = if requests.is_empty() {
             Decision::unlimited()
         } else {
-            moment.decide_all(&requests, Operation::Take)
+            memory.decide_all(&requests, Operation::Take)
         };
         let limiter = owners.get(decision.binding).map(|n| datum::text(limiters[*n]));
         let [a, b, c, d, e, f] = datum::decision(&decision);
@@ -61,9 +61,9 @@ pg_function! {
     fn rl_try_acquire_many(call) {
         let (limiter, keys) = (call.text(0, "limiter")?, call.texts(1, "keys")?);
         let costs = call.costs(2, "costs", "keys", keys.len())?;
-        let moment = Moment::new(call)?;
-        let limiter = moment.limiter(limiter)?;
-        let taken = keys.iter().zip(costs).map(|(key, cost)| moment.try_take(&limiter, key, cost));
+        let memory = Memory::new(call)?;
+        let limiter = memory.limiter(limiter)?;
+        let taken = keys.iter().zip(costs).map(|(key, cost)| memory.try_take(&limiter, key, cost));
         Ok(datum::booleans(&taken.collect::<Result<Vec<_>, _>>()?))
     }
 }

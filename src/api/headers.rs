@@ -4,21 +4,20 @@
 //! with the reset in seconds from now.
 
 use pgrx::{pg_sys::Datum, IntoDatum, JsonB};
-use ratelimit_core::{Micros, Operation, SECOND};
+use ratelimit_core::{Micros, SECOND};
 use serde_json::{json, Map, Value};
 
 use crate::function::pg_function;
-use crate::memory::Moment;
+use crate::memory::Memory;
 
 pg_function! {
     /// The headers for a response to this key. Looks with a cost of 1 and takes nothing.
     fn rl_http_headers(call) {
         let (limiter, key) = (call.text(0, "limiter")?, call.text(1, "key")?);
-        let moment = Moment::new(call)?;
-        let limiter = moment.limiter(limiter)?;
-        // What a call would find, not what it would leave: the largest cost that passes now.
-        let standing = moment.decide(&limiter, key, 0, Operation::Peek)?;
-        let next = moment.decide(&limiter, key, 1, Operation::Peek)?;
+        let memory = Memory::new(call)?;
+        let limiter = memory.limiter(limiter)?;
+        // What a call would find, not what it would leave.
+        let (standing, next) = memory.standing(&limiter, key)?;
 
         let policies: Vec<_> = limiter.policies().collect();
         let names: Vec<_> = (1..=policies.len())

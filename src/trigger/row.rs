@@ -7,7 +7,7 @@ use super::template::Template;
 use super::{Fired, Row, BEFORE, FOR_EACH_ROW, TIMING};
 use crate::error::{Error, Result};
 use crate::function::pg_function;
-use crate::memory::Moment;
+use crate::memory::Memory;
 
 pg_function! {
     /// `BEFORE INSERT OR UPDATE OR DELETE ... FOR EACH ROW`: takes from a limiter for each row, and refuses the row if it may not.
@@ -35,15 +35,15 @@ pg_function! {
         let key = key(&fired, template, &row)?;
         let cost = cost_column.map_or(Ok(1), |column| cost(&fired, &row, column))?;
 
-        let moment = Moment::new(call)?;
-        let limiter = moment.limiter(limiter)?;
-        if moment.try_take(&limiter, &key, cost)? {
+        let memory = Memory::new(call)?;
+        let limiter = memory.limiter(limiter)?;
+        if memory.try_take(&limiter, &key, cost)? {
             return Ok(Datum::from(fired.tuple()));
         }
         if skip {
             return Ok(Datum::null());
         }
-        let decision = moment.decide(&limiter, &key, cost, Operation::Peek)?;
+        let decision = memory.decide(&limiter, &key, cost, Operation::Peek)?;
         Err(Error::denied(&limiter.name, Some(&decision)))
     }
 }

@@ -10,7 +10,7 @@ use super::row::{argument_count, key};
 use super::{Fired, Row, FOR_EACH_ROW, TIMING};
 use crate::error::{Error, Result};
 use crate::function::pg_function;
-use crate::memory::Moment;
+use crate::memory::Memory;
 
 pg_function! {
     /// `AFTER ... REFERENCING NEW TABLE AS ... FOR EACH STATEMENT`: takes as much for each key as the statement has rows of it. If
@@ -31,15 +31,15 @@ pg_function! {
         };
         let keys = rows_per_key(&fired, template)?;
 
-        let moment = Moment::new(call)?;
-        let limiter = moment.limiter(limiter)?;
+        let memory = Memory::new(call)?;
+        let limiter = memory.limiter(limiter)?;
         for (n, (key, rows)) in keys.iter().enumerate() {
-            if moment.try_take(&limiter, key, *rows)? {
+            if memory.try_take(&limiter, key, *rows)? {
                 continue;
             }
-            let decision = moment.decide(&limiter, key, *rows, Operation::Peek)?;
+            let decision = memory.decide(&limiter, key, *rows, Operation::Peek)?;
             for (key, rows) in &keys[..n] {
-                moment.refund(&limiter, key, *rows)?;
+                memory.refund(&limiter, key, *rows)?;
             }
             return Err(Error::denied(&limiter.name, Some(&decision)));
         }

@@ -168,6 +168,11 @@ impl Rule {
         })
     }
 
+    /// The largest cost that can ever pass.
+    pub fn capacity(&self) -> u64 {
+        with_meter!(self, meter => meter.capacity())
+    }
+
     /// A number for the meaning of the state's words: a key whose algorithm changed starts afresh. Never 0.
     pub fn kind(&self) -> u8 {
         match self {

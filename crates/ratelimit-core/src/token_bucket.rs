@@ -191,6 +191,6 @@ impl Meter for IntervalBucket {
     }
 
     fn wait<S: State>(&self, _: &S, view: &Missing, now: Now, cost: u64) -> Micros {
-        self.until(view, now, view.used.saturating_add(cost).saturating_sub(self.burst))
+        self.until(view, now, view.used.saturating_sub(self.burst.saturating_sub(cost)))
     }
 }

@@ -89,6 +89,11 @@ impl<'t, H: Host> Table<'t, H> {
         scale(key[1], self.partitions)
     }
 
+    /// Where the search for a key begins.
+    pub fn home(&self, key: Key) -> Option<&'t Cell> {
+        self.places(key).next()
+    }
+
     /// The cells in which a key may be, from its home on.
     fn places(&self, key: Key) -> impl Iterator<Item = &'t Cell> {
         let size = self.cells.len() / self.partitions;
