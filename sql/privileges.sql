@@ -7,8 +7,8 @@ BEGIN
     IF role IS NULL THEN
         RAISE null_value_not_allowed USING MESSAGE = 'role must not be null';
     END IF;
-    EXECUTE format('GRANT USAGE ON SCHEMA %I TO %s', '@extschema@', role);
-    RETURN NEXT format('USAGE ON SCHEMA %I', '@extschema@');
+    EXECUTE format('GRANT USAGE ON SCHEMA %s TO %s', '@extschema@'::regnamespace, role);
+    RETURN NEXT format('USAGE ON SCHEMA %s', '@extschema@'::regnamespace);
     FOR signature IN
         SELECT p.oid::regprocedure
           FROM pg_depend AS d

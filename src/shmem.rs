@@ -31,7 +31,7 @@ pub struct Header {
 #[repr(align(64))]
 struct Apart<T>(T);
 
-/// The LWLocks, with `Padded` ones in between as PostgreSQL lays them out.
+/// The locks of the partitions, as PostgreSQL lays them out.
 struct Locks(*mut pg_sys::LWLockPadded);
 
 /// Where the header is in this process, and the locks: set in the postmaster, and by fork in all its children.
@@ -115,8 +115,13 @@ pub fn install() {
 static mut PREVIOUS_REQUEST: pg_sys::shmem_request_hook_type = None;
 static mut PREVIOUS_STARTUP: pg_sys::shmem_startup_hook_type = None;
 
+/// How many partitions and cells there are. The header and the locks are paid for by a few cells less: 128 bytes a key are meant
+/// to be all.
 fn shape() -> (usize, usize) {
-    Table::<Locks>::shape(config::max_keys(), config::partitions())
+    let (partitions, cells) = Table::<Locks>::shape(config::max_keys(), config::partitions());
+    let others = size_of::<Header>() + partitions * size_of::<pg_sys::LWLockPadded>();
+    let spent = others.div_ceil(size_of::<Cell>()).next_multiple_of(partitions);
+    (partitions, cells - spent)
 }
 
 #[pgrx::pg_guard]

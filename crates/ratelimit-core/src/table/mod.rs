@@ -82,7 +82,7 @@ impl<'t, H: Host> Table<'t, H> {
     pub fn shape(keys: usize, partitions: usize) -> (usize, usize) {
         let cells = keys.saturating_mul(2).max(2);
         let partitions = partitions.clamp(1, (cells / (4 * WINDOW)).max(1));
-        (partitions, cells.next_multiple_of(partitions))
+        (partitions, cells - cells % partitions)
     }
 
     fn partition(&self, key: Key) -> usize {
@@ -170,6 +170,7 @@ impl<'t, H: Host> Table<'t, H> {
                 }
                 locked.assign(key, tag, primary);
                 locked.set_fresh(now.saturating_add(GRACE));
+                locked.set_open(now.saturating_add(GRACE));
                 return Ok(());
             }
         }
