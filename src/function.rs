@@ -36,16 +36,22 @@ pub unsafe fn enter(
     fcinfo: pg_sys::FunctionCallInfo,
     run: fn(&Call) -> Result<pg_sys::Datum>,
 ) -> pg_sys::Datum {
+    // Beside the result rather than in it: a datum then comes back in a register.
+    let mut report = None;
     // SAFETY: the caller's promise is the one that the guard asks for.
-    let result = unsafe {
-        pg_sys::submodules::panic::pgrx_extern_c_guard(move || {
-            run(&Call(fcinfo)).map_err(Report::from)
+    let datum = unsafe {
+        pg_sys::submodules::panic::pgrx_extern_c_guard(|| match run(&Call(fcinfo)) {
+            Ok(datum) => datum,
+            Err(error) => {
+                report = Some(Report::from(error));
+                pg_sys::Datum::null()
+            }
         })
     };
-    match result {
-        Ok(datum) => datum,
+    match report {
+        None => datum,
         // SAFETY: a Report has nothing to drop, and the guard has been left.
-        Err(report) => unsafe { crate::error::raise(report) },
+        Some(report) => unsafe { crate::error::raise(report) },
     }
 }
 
@@ -64,34 +70,36 @@ impl Call {
     }
 
     /// Argument `n`, unless it is null.
-    #[inline]
+    #[inline(always)]
     pub fn optional(&self, n: usize) -> Option<pg_sys::Datum> {
         // SAFETY: SQL declares the functions with as many arguments as their bodies read.
         let argument = unsafe { *(*self.0).args.as_ptr().add(n) };
         (!argument.isnull).then_some(argument.value)
     }
 
-    #[inline]
+    #[inline(always)]
     pub fn required(&self, n: usize, name: &str) -> Result<pg_sys::Datum> {
         self.optional(n).ok_or_else(|| Error::null(name))
     }
 
-    #[inline]
+    #[inline(always)]
     pub fn text(&self, n: usize, name: &str) -> Result<&[u8]> {
         // SAFETY: SQL declares the argument as text.
         Ok(unsafe { text(self.required(n, name)?) })
     }
 
-    #[inline]
+    #[inline(always)]
     pub fn bigint(&self, n: usize, name: &str) -> Result<i64> {
         Ok(self.required(n, name)?.value() as i64)
     }
 
     /// A cost, which must not be negative.
-    #[inline]
+    #[inline(always)]
     pub fn cost(&self, n: usize, name: &str) -> Result<u64> {
-        let cost = self.bigint(n, name)?;
-        u64::try_from(cost).map_err(|_| Error::negative(name, cost))
+        match self.bigint(n, name)? {
+            cost @ 0.. => Ok(cost.unsigned_abs()),
+            cost => Err(Error::negative(name, cost)),
+        }
     }
 }
 
@@ -99,14 +107,27 @@ impl Call {
 ///
 /// # Safety
 /// `datum` is a text, varchar or name-like varlena that lives as long as the result is used.
-#[inline]
+#[inline(always)]
 pub unsafe fn text<'a>(datum: pg_sys::Datum) -> &'a [u8] {
     let pointer = datum.cast_mut_ptr::<pg_sys::varlena>();
     // SAFETY: the caller says that it is a varlena; only plain ones are read in place.
     unsafe {
-        let plain = varlena::varatt_is_1b(pointer) && !varlena::varatt_is_1b_e(pointer)
-            || varlena::varatt_is_4b_u(pointer);
-        let pointer = if plain { pointer } else { pg_sys::pg_detoast_datum_packed(pointer) };
+        if varlena::varatt_is_4b_u(pointer) {
+            let length = varlena::varsize_4b(pointer) - pg_sys::VARHDRSZ;
+            std::slice::from_raw_parts(varlena::vardata_4b(pointer).cast::<u8>(), length)
+        } else {
+            short_or_toasted(pointer)
+        }
+    }
+}
+
+/// # Safety
+/// As for [`text`].
+unsafe fn short_or_toasted<'a>(pointer: *mut pg_sys::varlena) -> &'a [u8] {
+    // SAFETY: a short varlena is read in place; any other is fetched or unpacked into memory of the current context.
+    unsafe {
+        let short = varlena::varatt_is_1b(pointer) && !varlena::varatt_is_1b_e(pointer);
+        let pointer = if short { pointer } else { pg_sys::pg_detoast_datum_packed(pointer) };
         let length = varlena::varsize_any_exhdr(pointer);
         std::slice::from_raw_parts(varlena::vardata_any(pointer).cast::<u8>(), length)
     }

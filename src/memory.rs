@@ -22,7 +22,7 @@ pub struct Memory {
 
 impl Memory {
     /// Refuses calls where nothing can be counted.
-    #[inline]
+    #[inline(always)]
     pub fn new(call: &Call) -> Result<Self> {
         let header = shmem::header().ok_or_else(Error::not_preloaded)?;
         // SAFETY: a plain variable, -1 in all processes but parallel workers.
@@ -48,7 +48,7 @@ impl Memory {
     }
 
     /// The limiter of this name.
-    #[inline]
+    #[inline(always)]
     pub fn limiter(&self, name: &[u8]) -> Result<Rc<Definition>> {
         catalog::limiter(self.header, name, self.function)
     }

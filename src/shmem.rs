@@ -8,7 +8,7 @@
 use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
 use pgrx::pg_sys;
-use ratelimit_core::table::{Cell, Host, Table};
+use ratelimit_core::table::{Cell, Host, Shape, Table};
 use ratelimit_core::Secret;
 
 use crate::clock::Clock;
@@ -20,8 +20,7 @@ pub struct Header {
     /// Drawn anew each time shared memory is made.
     pub secret: Secret,
     pub clock: Clock,
-    partitions: usize,
-    cells: usize,
+    shape: Shape,
     /// Counts committed changes to definitions.
     pub definitions: AtomicU64,
     evictions: Apart<AtomicU64>,
@@ -55,10 +54,11 @@ impl Header {
         // SAFETY: `startup` made room for so many cells right after the header. They consist of atomics, for which zeroed memory
         // is valid, and are only ever reached through shared references.
         let cells = unsafe {
-            std::slice::from_raw_parts(std::ptr::from_ref(self).add(1).cast::<Cell>(), self.cells)
+            let first = std::ptr::from_ref(self).add(1).cast::<Cell>();
+            std::slice::from_raw_parts(first, self.shape.cells())
         };
         let locks = Locks(LOCKS.load(Ordering::Relaxed));
-        let mut table = Table::new(cells, self.partitions, &self.evictions.0, locks);
+        let mut table = Table::new(cells, self.shape, &self.evictions.0, locks);
         table.set_on_full(config::on_full());
         table
     }
@@ -115,13 +115,12 @@ pub fn install() {
 static mut PREVIOUS_REQUEST: pg_sys::shmem_request_hook_type = None;
 static mut PREVIOUS_STARTUP: pg_sys::shmem_startup_hook_type = None;
 
-/// How many partitions and cells there are. The header and the locks are paid for by a few cells less: 128 bytes a key are meant
-/// to be all.
-fn shape() -> (usize, usize) {
-    let (partitions, cells) = Table::<Locks>::shape(config::max_keys(), config::partitions());
-    let others = size_of::<Header>() + partitions * size_of::<pg_sys::LWLockPadded>();
-    let spent = others.div_ceil(size_of::<Cell>()).next_multiple_of(partitions);
-    (partitions, cells - spent)
+/// The header and the locks are paid for by a few cells less: 128 bytes a key are meant to be all.
+fn shape() -> Shape {
+    let shape = Shape::new(config::max_keys(), config::partitions());
+    let others = size_of::<Header>() + shape.partitions * size_of::<pg_sys::LWLockPadded>();
+    let spent = others.div_ceil(size_of::<Cell>()).div_ceil(shape.partitions);
+    Shape { partition_size: shape.partition_size - spent, ..shape }
 }
 
 #[pgrx::pg_guard]
@@ -131,12 +130,12 @@ unsafe extern "C-unwind" fn request() {
         if let Some(previous) = PREVIOUS_REQUEST {
             pg_sys::ffi::pg_guard_ffi_boundary(|| previous());
         }
-        let (partitions, cells) = shape();
+        let shape = shape();
         // The settings are bounded so that this cannot overflow.
-        let size = size_of::<Header>() + cells * size_of::<Cell>();
+        let size = size_of::<Header>() + shape.cells() * size_of::<Cell>();
         SIZE.store(size, Ordering::Relaxed);
         pg_sys::RequestAddinShmemSpace(size);
-        pg_sys::RequestNamedLWLockTranche(TRANCHE.as_ptr(), partitions as i32);
+        pg_sys::RequestNamedLWLockTranche(TRANCHE.as_ptr(), shape.partitions as i32);
     }
 }
 
@@ -165,13 +164,11 @@ unsafe extern "C-unwind" fn startup() {
 /// # Safety
 /// `header` points to new shared memory of [`SIZE`] bytes that nobody else uses yet.
 unsafe fn initialise(header: *mut Header) {
-    let (partitions, cells) = shape();
     // SAFETY: the memory is ours alone. The cells need no writing: new shared memory comes from the kernel as zeros, and touching
     // it all would make it resident. ShmemInitStruct aligns to a cache line.
     unsafe {
         header.write_bytes(0, 1);
-        (*header).partitions = partitions;
-        (*header).cells = cells;
+        (*header).shape = shape();
         (*header).clock.start();
         let secret = &raw mut (*header).secret;
         if !pg_sys::pg_strong_random(secret.cast(), size_of::<Secret>()) {

@@ -45,7 +45,7 @@ static LIMITERS: AtomicU32 = AtomicU32::new(0);
 static CHANGED: AtomicBool = AtomicBool::new(false);
 
 /// The definition of a limiter; `function` is one of the extension's, and tells its schema.
-#[inline]
+#[inline(always)]
 pub fn limiter(header: &Header, name: &[u8], function: Oid) -> Result<Rc<Definition>> {
     let commits = header.definitions.load(Ordering::Relaxed);
     let known = CACHE.with(|cache| {

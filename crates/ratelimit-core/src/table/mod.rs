@@ -57,11 +57,34 @@ pub struct Full {
     pub until: Micros,
 }
 
+/// How many cells a table has, and how they are divided among the partition locks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// How many partitions there are.
+    pub partitions: usize,
+    /// How many cells each has.
+    pub partition_size: usize,
+}
+
+impl Shape {
+    /// For so many keys: two cells for each, in at most so many partitions, none of them small.
+    pub fn new(keys: usize, partitions: usize) -> Self {
+        let cells = keys.saturating_mul(2).max(2);
+        let partitions = partitions.clamp(1, (cells / (4 * WINDOW)).max(1));
+        Shape { partitions, partition_size: cells / partitions }
+    }
+
+    /// All cells.
+    pub fn cells(self) -> usize {
+        self.partitions * self.partition_size
+    }
+}
+
 /// The cells, and the host's part.
 #[derive(Debug)]
 pub struct Table<'t, H> {
     cells: &'t [Cell],
-    partitions: usize,
+    shape: Shape,
     evictions: &'t AtomicU64,
     on_full: OnFull,
     host: H,
@@ -69,8 +92,8 @@ pub struct Table<'t, H> {
 
 impl<'t, H: Host> Table<'t, H> {
     /// A table over `cells`, which are all zero or were used by tables of the same shape.
-    pub fn new(cells: &'t [Cell], partitions: usize, evictions: &'t AtomicU64, host: H) -> Self {
-        Table { cells, partitions: partitions.max(1), evictions, on_full: OnFull::Evict, host }
+    pub fn new(cells: &'t [Cell], shape: Shape, evictions: &'t AtomicU64, host: H) -> Self {
+        Table { cells, shape, evictions, on_full: OnFull::Evict, host }
     }
 
     /// Says what happens to a new key when nothing is free.
@@ -78,40 +101,49 @@ impl<'t, H: Host> Table<'t, H> {
         self.on_full = on_full;
     }
 
-    /// How many partitions and cells a table for so many keys has: two cells for each, in partitions that are not too small.
-    pub fn shape(keys: usize, partitions: usize) -> (usize, usize) {
-        let cells = keys.saturating_mul(2).max(2);
-        let partitions = partitions.clamp(1, (cells / (4 * WINDOW)).max(1));
-        (partitions, cells - cells % partitions)
+    fn partition(&self, key: Key) -> usize {
+        scale(key[1], self.shape.partitions)
     }
 
-    fn partition(&self, key: Key) -> usize {
-        scale(key[1], self.partitions)
+    /// The cells of the key's partition, divided at the key's home.
+    #[inline]
+    fn around_home(&self, key: Key) -> (&'t [Cell], &'t [Cell]) {
+        let size = self.shape.partition_size;
+        let start = self.partition(key) * size;
+        let cells = self.cells.get(start..start + size).unwrap_or(&[]);
+        cells.split_at_checked(scale(key[0], size)).unwrap_or((cells, &[]))
     }
 
     /// Where the search for a key begins.
+    #[inline]
     pub fn home(&self, key: Key) -> Option<&'t Cell> {
-        self.places(key).next()
+        self.around_home(key).1.first()
     }
 
     /// The cells in which a key may be, from its home on.
     fn places(&self, key: Key) -> impl Iterator<Item = &'t Cell> {
-        let size = self.cells.len() / self.partitions;
-        let start = self.partition(key) * size;
-        let cells = self.cells.get(start..start + size).unwrap_or(&[]);
-        let home = scale(key[0], size);
-        let (before, from) = cells.split_at(home.min(cells.len()));
+        let (before, from) = self.around_home(key);
         from.iter().chain(before).take(WINDOW)
     }
 
     /// The key's cell, locked, if it has one.
     #[inline]
     fn find(&self, key: Key) -> Option<Locked<'t>> {
+        // Two keys of three are at home.
+        let home = self.home(key).filter(|cell| cell.key() == key);
+        let cell = match home {
+            Some(cell) => cell,
+            None => self.search(key)?,
+        };
+        // It may be given away before we have the lock.
+        cell.lock_as(key, || self.host.yield_now())
+    }
+
+    fn search(&self, key: Key) -> Option<&'t Cell> {
         for cell in self.places(key) {
             let found = cell.key();
             if found == key {
-                // It may be given away before we have the lock.
-                return cell.lock_as(key, || self.host.yield_now());
+                return Some(cell);
             }
             if found[0] == 0 {
                 return None;

@@ -32,19 +32,19 @@ impl Host for &Threads {
 
 struct Memory {
     cells: Vec<Cell>,
-    partitions: usize,
+    shape: Shape,
     evictions: AtomicU64,
     threads: Threads,
 }
 
 impl Memory {
     fn new(keys: usize) -> Self {
-        let (partitions, cells) = Table::<&Threads>::shape(keys, 8);
-        let cells = (0..cells).map(|_| Cell::default()).collect();
-        Memory { cells, partitions, evictions: AtomicU64::new(0), threads: Threads::default() }
+        let shape = Shape::new(keys, 8);
+        let cells = (0..shape.cells()).map(|_| Cell::default()).collect();
+        Memory { cells, shape, evictions: AtomicU64::new(0), threads: Threads::default() }
     }
     fn table(&self) -> Table<'_, &Threads> {
-        Table::new(&self.cells, self.partitions, &self.evictions, &self.threads)
+        Table::new(&self.cells, self.shape, &self.evictions, &self.threads)
     }
 }
 
