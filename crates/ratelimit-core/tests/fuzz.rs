@@ -9,8 +9,33 @@ use proptest::prelude::*;
 /// Rates that are nearly right.
 fn nearly_rates() -> impl Strategy<Value = String> {
     let word = prop::sample::select(vec![
-        "0", "1", "10", "1000", "1000000000000", "99999999999999999999", "4000000000", " per ", "/", "ms", "s",
-        "Sec", "minutes", "H", "day", "days", "weeks", "month", "years", " burst ", ",", ";", " ", "\u{a0}", "é", ".", "-",
+        "0",
+        "1",
+        "10",
+        "1000",
+        "1000000000000",
+        "99999999999999999999",
+        "4000000000",
+        " per ",
+        "/",
+        "ms",
+        "s",
+        "Sec",
+        "minutes",
+        "H",
+        "day",
+        "days",
+        "weeks",
+        "month",
+        "years",
+        " burst ",
+        ",",
+        ";",
+        " ",
+        "\u{a0}",
+        "é",
+        ".",
+        "-",
     ]);
     prop::collection::vec(word, 0..14).prop_map(|words| words.concat())
 }

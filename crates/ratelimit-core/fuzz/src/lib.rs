@@ -114,29 +114,30 @@ impl Key {
         }
         let reachable = |wait: &Micros| (1..Micros::MAX / 2).contains(wait);
         if let Some(wait) = answer.retry_after.filter(reachable) {
-            assert!(!asked.peek(now.plus(wait - 1), cost).allowed, "{wait} is too long");
-            assert!(asked.peek(now.plus(wait), cost).allowed, "{wait} is too short");
+            assert!(
+                !asked.peek(now.plus(wait - 1), cost).allowed,
+                "{wait} too long: {self:?} {now:?}"
+            );
+            assert!(asked.peek(now.plus(wait), cost).allowed, "{wait} too short: {self:?} {now:?}");
         }
         if reachable(&answer.reset_after) {
             let new = asked.peek(now.plus(answer.reset_after), 0);
             assert_eq!((new.remaining, new.reset_after), (answer.quota, 0));
         }
+        asked.limit(cost).refund(now);
+        assert!(asked.peek(now, 0).remaining >= answer.remaining);
     }
 
     fn act(&mut self, choice: usize, now: Now, cost: u64) {
-        let before = self.peek(now, 0);
         match choice {
             0 | 1 => {
                 self.take(now, cost);
             }
             2 => self.limit(cost).charge(now),
-            3 => {
-                self.limit(cost).refund(now);
-                assert!(self.peek(now, 0).remaining >= before.remaining);
-            }
+            3 => self.limit(cost).refund(now),
             _ => {
-                let granted = take_at_most(&mut [self.limit(cost)], now);
-                assert_eq!(granted, cost.min(before.remaining));
+                let left = self.peek(now, 0).remaining;
+                assert_eq!(take_at_most(&mut [self.limit(cost)], now), cost.min(left));
             }
         }
     }
