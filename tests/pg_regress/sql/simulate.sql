@@ -52,3 +52,8 @@ SELECT * FROM rl_simulate('1 per day', at(1), '{-1}');
 SELECT * FROM rl_simulate('1 per day', NULL);
 SELECT * FROM rl_simulate('1 a day', at(1));
 SELECT * FROM rl_simulate('1 per day', at(1), time_zone => 'Middle/Earth');
+
+-- Where the clock jumps over midnight, the day begins after the jump; where midnight comes twice, with the first.
+SELECT at AT TIME ZONE 'America/Havana' AS local, allowed, reset_after
+  FROM rl_simulate('1 per day', ARRAY['2024-03-10 04:59:59+00', '2024-03-10 05:00+00', '2024-11-03 03:59+00', '2024-11-03 04:00+00', '2024-11-03 05:00+00']::timestamptz[],
+                   algorithm => 'fixed_window', time_zone => 'America/Havana');
