@@ -16,7 +16,7 @@ $$;
 SELECT rounded(rl_check('api', 'c', 2));
 SELECT rounded(rl_check('api', 'c', 2));
 SELECT rounded(rl_check('api', 'c', 4));
-SELECT * FROM rl_check('api', 'c', 4);
+SELECT allowed, remaining, retry_after, reason FROM rl_check('api', 'c', 4);
 
 -- A look changes nothing, and an untouched key is as good as new.
 SELECT * FROM rl_peek('api', 'd', 0);
