@@ -15,6 +15,21 @@ pub struct TokenBucket {
     /// Ticks in a microsecond, and ticks that one token takes to come back; without a common divisor.
     ticks: u64,
     per_token: u64,
+    /// The ticks, and above them something to know this definition by.
+    mark: u64,
+}
+
+/// A mark's ticks: quotas, and so ticks, are below 2^40.
+const TICKS: u64 = (1 << 40) - 1;
+
+/// Some bits that tell one definition from another, but for one time in 2^24.
+fn mark_of(parts: [u64; 3]) -> u64 {
+    // The mixing step of SplitMix64 (Steele, Lea and Flood, 2014).
+    let mix = |hash: u64, part: u64| {
+        let hash = (hash ^ part).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        (hash ^ hash >> 27).wrapping_mul(0x94d0_49bb_1331_11eb)
+    };
+    parts.into_iter().fold(0, mix) & !TICKS
 }
 
 fn gcd(a: u64, b: u64) -> u64 {
@@ -31,7 +46,8 @@ impl TokenBucket {
         let period = period.unsigned_abs();
         let divisor = gcd(quota, period).max(1);
         // Quota 0 denies before any of this is looked at.
-        TokenBucket { burst, ticks: (quota / divisor).max(1), per_token: period / divisor }
+        let (ticks, per_token) = ((quota / divisor).max(1), period / divisor);
+        TokenBucket { burst, ticks, per_token, mark: ticks | mark_of([ticks, per_token, burst]) }
     }
 
     fn cost(&self, cost: u64) -> i128 {
@@ -63,18 +79,24 @@ impl Meter for TokenBucket {
     }
 
     fn view<S: State>(&self, state: &S, now: Now) -> Level {
-        let [low, high, ticks] = state.words();
-        let mut tat = (u128::from(low) | u128::from(high) << 64).cast_signed();
-        if ticks != self.ticks {
-            tat = rescale(tat, ticks, self.ticks);
-        }
+        let [low, high, mark] = state.words();
+        let tat = (u128::from(low) | u128::from(high) << 64).cast_signed();
         let now = i128::from(now.steady) * i128::from(self.ticks);
-        Level { now, used: if ticks == 0 { 0 } else { tat.saturating_sub(now).max(0) } }
+        let used = if mark == self.mark {
+            tat.saturating_sub(now).max(0)
+        } else if mark == 0 {
+            0
+        } else {
+            // Another definition's time: kept, but what is more than a whole bucket of this one leaves it empty, not worse.
+            let tat = rescale(tat, mark & TICKS, self.ticks);
+            tat.saturating_sub(now).clamp(0, self.cost(self.burst))
+        };
+        Level { now, used }
     }
 
     fn store<S: State>(&self, state: &mut S, view: &Level) {
         let tat = view.now.saturating_add(view.used).cast_unsigned();
-        let words: Words = [tat as u64, (tat >> 64) as u64, self.ticks];
+        let words: Words = [tat as u64, (tat >> 64) as u64, self.mark];
         state.set_words(words);
     }
 
@@ -120,12 +142,15 @@ pub struct IntervalBucket {
     quota: u64,
     burst: u64,
     period: Micros,
+    /// Something to know this definition by.
+    mark: u64,
 }
 
 impl IntervalBucket {
     /// `quota` tokens come back at the end of every `period`, counted from the take that left the bucket no longer full.
     pub(crate) fn new(quota: u64, period: Micros, burst: u64) -> Self {
-        IntervalBucket { quota, burst, period }
+        let mark = mark_of([quota, burst, period.unsigned_abs()]);
+        IntervalBucket { quota, burst, period, mark }
     }
 
     /// The wait for `tokens` to come back.
@@ -153,7 +178,9 @@ impl Meter for IntervalBucket {
     }
 
     fn view<S: State>(&self, state: &S, now: Now) -> Missing {
-        let [used, since, _] = state.words();
+        let [used, since, mark] = state.words();
+        // What is more than a whole bucket of another definition leaves this one empty, not worse.
+        let used = if mark == self.mark { used } else { used.min(self.burst) };
         // What comes from the future has just begun.
         let since = since.cast_signed().min(now.steady);
         let periods = now.steady.abs_diff(since) / self.period.unsigned_abs();
@@ -167,7 +194,7 @@ impl Meter for IntervalBucket {
     }
 
     fn store<S: State>(&self, state: &mut S, view: &Missing) {
-        state.set_words([view.used, view.since.cast_unsigned(), 0]);
+        state.set_words([view.used, view.since.cast_unsigned(), self.mark]);
     }
 
     fn admits<S: State>(&self, _: &S, view: &Missing, cost: u64) -> bool {
