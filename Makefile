@@ -1,6 +1,7 @@
 # Variables: PG="15 16 18"   versions to test (default 18)
 #            T=regress::name run only the tests whose name contains this
 #            LOG=file        make demo writes what it did there
+#            QUICK=1         make bench takes one minute instead of six
 #            UPDATE_EXPECTED=1  make test takes what the SQL files print as right
 #            PG_CONFIG=path  use this server instead of a private one
 
@@ -9,6 +10,7 @@ export PG_CONFIG T
 
 # The demo is not in a hurry: without optimization it is built in half the time.
 bench: PROFILE = --release
+bench: FLAGS = $(if $(QUICK),--quick)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench install package clean
@@ -17,7 +19,7 @@ help:
 	@echo 'make demo      show the extension at work in a private server [LOG=file]'
 	@echo 'make test      run all tests [PG="15 16 18"] [T=name]'
 	@echo 'make check     formatting, lints and tests that need no server'
-	@echo 'make bench     measure in a private server'
+	@echo 'make bench     measure in a private server [QUICK=1]'
 	@echo 'make install   build and install into a server [PG_CONFIG=path]'
 	@echo 'make package   make an archive to install elsewhere [PG_CONFIG=path]'
 	@echo 'make clean     remove all that was built, with the private servers'
@@ -29,7 +31,7 @@ demo bench:
 	@dev/setup 18
 	@dev/build 18
 	@cargo run $(PROFILE) --package ratelimit-$@ -- \
-		--pg-config "$$(dev/setup --pg-config 18)" $(if $(LOG),--log "$(LOG)") $(ARGS)
+		--pg-config "$$(dev/setup --pg-config 18)" $(if $(LOG),--log "$(LOG)") $(FLAGS) $(ARGS)
 
 test:
 	@dev/test $(PG)

@@ -1,0 +1,12 @@
+/* What a call costs that does nothing: all other costs are compared with this one. */
+#include "postgres.h"
+#include "fmgr.h"
+
+PG_MODULE_MAGIC;
+PG_FUNCTION_INFO_V1(bench_empty);
+
+Datum
+bench_empty(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(true);
+}
