@@ -1,6 +1,20 @@
 //! Tests with several sessions, and with servers that stop or crash.
 
+mod admission;
+mod ask;
+mod crash;
+mod crowd;
+mod definitions;
+mod documents;
+mod dump;
+mod flood;
 mod lifecycle;
+mod parallel;
+mod read_only;
+mod rollback;
+mod settings;
+mod standby;
+mod unloaded;
 
 use anyhow::Result;
 
@@ -9,7 +23,28 @@ use crate::bed::Bed;
 /// A name and what to do.
 pub type Test = (&'static str, fn(&Bed) -> Result<()>);
 
+/// A test that is made for a file.
+pub type FileTest = (String, Box<dyn Fn(&Bed) -> Result<()> + Send>);
+
 /// All tests; each module lists its own.
-pub fn tests() -> Vec<Test> {
-    [lifecycle::TESTS].concat()
+pub fn tests() -> Vec<FileTest> {
+    let lists = [
+        admission::TESTS,
+        crash::TESTS,
+        definitions::TESTS,
+        dump::TESTS,
+        flood::TESTS,
+        lifecycle::TESTS,
+        parallel::TESTS,
+        read_only::TESTS,
+        rollback::TESTS,
+        settings::TESTS,
+        standby::TESTS,
+        unloaded::TESTS,
+    ];
+    let named = lists
+        .concat()
+        .into_iter()
+        .map(|(name, test)| -> FileTest { (name.to_owned(), Box::new(test)) });
+    named.chain(documents::tests()).collect()
 }
