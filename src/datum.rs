@@ -124,7 +124,9 @@ impl Rows {
         // SAFETY: InitMaterializedSRF has set both; the fields are those that SQL declares.
         unsafe {
             let (store, descriptor) = ((*self.0).setResult, (*self.0).setDesc);
-            pg_sys::tuplestore_putvalues(store, descriptor, values.as_ptr(), nulls.as_ptr());
+            // Pointers to const from PostgreSQL 16 on.
+            let (values, nulls) = (values.as_ptr().cast_mut(), nulls.as_ptr().cast_mut());
+            pg_sys::tuplestore_putvalues(store, descriptor, values, nulls);
         }
     }
 }

@@ -180,7 +180,7 @@ impl Rule {
             Rule::IntervalBucket(_) => 2,
             Rule::FixedWindow(_) => 3,
             Rule::SlidingWindow(_) => 4,
-            Rule::SlidingLog(_) => 5,
+            Rule::SlidingLog(_) => LOG_KIND,
         }
     }
 }
@@ -196,6 +196,9 @@ impl RateSpec {
         self.burst.unwrap_or(self.quota)
     }
 }
+
+/// [`Rule::kind`] of a log.
+pub(crate) const LOG_KIND: u8 = 5;
 
 /// Refuses rules that cannot both be meant: the same algorithm and period with different quotas.
 pub fn check_together(specs: &[RateSpec]) -> Result<(), RuleError> {

@@ -85,14 +85,18 @@ impl SlidingLog {
 
     /// The places that a charge of `cost` writes, as a start and a number: all of them when the ring changes its size.
     pub(crate) fn writes<S: State>(&self, state: &S, cost: u64) -> (usize, usize) {
-        let [head, ..] = state.words();
-        let (head, size) = unpack(head);
+        let (head, size) = unpack(state.words()[0]);
         let places = self.places();
-        if size != places {
+        if size != places && size != 0 {
             return (0, places);
         }
         (head, usize::try_from(cost).unwrap_or(places).min(places))
     }
+}
+
+/// How many places the ring has of which this is the first word.
+pub(crate) fn ring_size(word: u64) -> usize {
+    unpack(word).1
 }
 
 /// The low half of the first word is the log's; the high half is left to who stores it.

@@ -11,7 +11,12 @@ pub type Key = [u64; 2];
 const LOCKED: u32 = 1;
 /// The cell stands for a key: other cells of the same key, for further rules and for logs, are not counted.
 const PRIMARY: u32 = 2;
+/// The cell holds further times of a log, and `open` the place of that log's first cell.
+const FURTHER: u32 = 4;
+const KIND: u32 = 0xff00;
 const KIND_SHIFT: u32 = 8;
+/// Of a log's further cells: to which log of its key they belong.
+const MARK_SHIFT: u32 = 16;
 
 /// A cell, all zero when it was never used. Everything but `control` is written only under its lock; the key is also read
 /// without it, to find the cell, and read again with it.
@@ -19,13 +24,13 @@ const KIND_SHIFT: u32 = 8;
 #[derive(Debug, Default)]
 pub struct Cell {
     key: [AtomicU64; 2],
-    /// The lock, the primary mark, and what the words mean.
+    /// The lock, whether it is primary, what the words mean, and the mark of a log's further cell.
     control: AtomicU32,
     /// Of which limiter.
     tag: AtomicU32,
     /// From when on the key is as good as new, and the cell free for another.
     fresh: AtomicI64,
-    /// Until when the key refuses something, and the cell must stay.
+    /// Until when the key refuses something, and the cell must stay; of a log's further cell, the place of the first one.
     open: AtomicI64,
     words: [AtomicU64; 3],
 }
@@ -99,6 +104,10 @@ impl Drop for Locked<'_> {
 }
 
 impl Locked<'_> {
+    pub(super) fn key(&self) -> Key {
+        self.cell.key()
+    }
+
     pub(super) fn tag(&self) -> u32 {
         self.cell.tag.load(Ordering::Relaxed)
     }
@@ -112,7 +121,15 @@ impl Locked<'_> {
     }
 
     pub(super) fn set_kind(&mut self, kind: u8) {
-        self.control = self.control & (LOCKED | PRIMARY) | u32::from(kind) << KIND_SHIFT;
+        self.control = self.control & !KIND | u32::from(kind) << KIND_SHIFT;
+    }
+
+    pub(super) fn mark(&self) -> u16 {
+        (self.control >> MARK_SHIFT) as u16
+    }
+
+    pub(super) fn set_mark(&mut self, mark: u16) {
+        self.control = self.control & u32::from(u16::MAX) | u32::from(mark) << MARK_SHIFT;
     }
 
     pub(super) fn fresh(&self) -> Micros {
@@ -129,6 +146,21 @@ impl Locked<'_> {
 
     pub(super) fn set_open(&self, time: Micros) {
         self.cell.open.store(time, Ordering::Relaxed);
+    }
+
+    /// The place of the first cell of the log of which this is a further one.
+    pub(super) fn owner(&self) -> Option<usize> {
+        (self.control & FURTHER != 0).then(|| usize::try_from(self.open()).unwrap_or(usize::MAX))
+    }
+
+    pub(super) fn set_owner(&mut self, place: usize) {
+        self.control |= FURTHER;
+        self.set_open(i64::try_from(place).unwrap_or(i64::MAX));
+    }
+
+    /// Which of these cells it is.
+    pub(super) fn place_in(&self, cells: &[Cell]) -> usize {
+        (core::ptr::from_ref(self.cell).addr() - cells.as_ptr().addr()) / size_of::<Cell>()
     }
 
     pub(super) fn words(&self) -> Words {
@@ -154,7 +186,7 @@ impl Locked<'_> {
 
     /// Forgets what the cell holds; the place is free for another key.
     pub(super) fn clear(&mut self) {
-        self.set_kind(0);
+        self.control &= PRIMARY;
         self.set_words([0; 3]);
         self.set_fresh(Micros::MIN);
         self.set_open(Micros::MIN);

@@ -2,7 +2,8 @@
 
 use super::cell::{Key, Locked};
 use super::{Host, Table};
-use crate::rule::Rule;
+use crate::rule::{Rule, LOG_KIND};
+use crate::sliding_log::ring_size;
 use crate::state::{State, Words};
 use crate::time::{Micros, Now};
 
@@ -26,7 +27,7 @@ impl<'a, 't, H: Host> KeyState<'a, 't, H> {
     /// The state of a key whose cell is not locked yet.
     pub(super) fn new(table: &'a Table<'t, H>, key: Key, rule: &Rule, now: Now) -> Self {
         let untouched = match rule {
-            Rule::SlidingLog(_) => now.steady.cast_unsigned() << 32,
+            Rule::SlidingLog(_) => u64::from(now.steady as u16) << 32,
             _ => 0,
         };
         KeyState { table, cell: None, key, kind: rule.kind(), untouched }
@@ -46,15 +47,12 @@ impl<'a, 't, H: Host> KeyState<'a, 't, H> {
     /// The cell of a further place of a log, and where in it.
     fn further(&self, index: usize) -> (Key, usize) {
         let index = index - FIRST_PLACES;
-        let chunk = (index / MORE_PLACES) as u64;
-        let incarnation = self.words()[0] >> 32;
-        // Spread out, eight to a neighbourhood, so that a long log does not fill the window of one home.
-        let spread = (1 + chunk / 8).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let key = [
-            self.key[0].wrapping_add(spread) | 1,
-            self.key[1] ^ (chunk + 1) << 8 ^ incarnation << 24,
-        ];
-        (key, index % MORE_PLACES)
+        (further_key(self.key, index / MORE_PLACES), index % MORE_PLACES)
+    }
+
+    /// Tells this log from an earlier one of the same key, whose further cells may still be about.
+    fn mark(&self) -> u16 {
+        (self.words()[0] >> 32) as u16
     }
 
     /// Keeps the cells that a charge of `cost` writes until what it writes has expired; the first one missing is the error.
@@ -62,6 +60,7 @@ impl<'a, 't, H: Host> KeyState<'a, 't, H> {
         let Rule::SlidingLog(log) = rule else {
             return Ok(());
         };
+        let owner = self.cell.as_ref().map_or(usize::MAX, |cell| cell.place_in(self.table.cells));
         let until = log.expiry(now);
         let (head, count) = log.writes(self, cost);
         let mut last = None;
@@ -75,12 +74,28 @@ impl<'a, 't, H: Host> KeyState<'a, 't, H> {
                 continue;
             }
             last = Some(key);
-            let cell = self.table.find(key).ok_or(key)?;
+            let mut cell = self.table.find(key).ok_or(key)?;
             cell.set_fresh(until);
-            cell.set_open(until);
+            cell.set_owner(owner);
         }
         Ok(())
     }
+}
+
+/// The key of a further cell of a log. They are spread out, eight to a neighbourhood, so that a long log does not fill the
+/// window of one home.
+fn further_key(key: Key, number: usize) -> Key {
+    let number = number as u64;
+    let spread = (1 + number / 8).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    [key[0].wrapping_add(spread) | 1, key[1] ^ (number + 1) << 8]
+}
+
+/// The keys of the further cells of a log, as its first cell says how many.
+pub(super) fn further_keys(first: &Locked<'_>) -> impl Iterator<Item = Key> {
+    let places = if first.kind() == LOG_KIND { ring_size(first.word(0)) } else { 0 };
+    let key = first.key();
+    let count = places.saturating_sub(FIRST_PLACES).div_ceil(MORE_PLACES);
+    (0..count).map(move |number| further_key(key, number))
 }
 
 impl<H: Host> State for KeyState<'_, '_, H> {
@@ -105,7 +120,8 @@ impl<H: Host> State for KeyState<'_, '_, H> {
             return self.words().get(index + 1).copied().unwrap_or(0);
         }
         let (key, place) = self.further(index);
-        self.table.find(key).map_or(0, |cell| cell.word(place))
+        let cell = self.table.find(key).filter(|cell| cell.mark() == self.mark());
+        cell.map_or(0, |cell| cell.word(place))
     }
 
     fn set_time(&mut self, index: usize, word: u64) {
@@ -118,7 +134,12 @@ impl<H: Host> State for KeyState<'_, '_, H> {
             return;
         }
         let (key, place) = self.further(index);
-        if let Some(cell) = self.table.find(key) {
+        let mark = self.mark();
+        if let Some(mut cell) = self.table.find(key) {
+            if cell.mark() != mark {
+                cell.set_words([0; 3]);
+                cell.set_mark(mark);
+            }
             cell.set_word(place, word);
         }
     }

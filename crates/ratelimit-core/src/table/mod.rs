@@ -50,6 +50,27 @@ pub enum OnFull {
     Allow,
 }
 
+/// A cell that is needed.
+struct Wanted {
+    key: Key,
+    /// The first cell of the same key and rule: it must not be pushed out for this one.
+    owner: Key,
+    tag: u32,
+    primary: bool,
+}
+
+/// What may become the cell that is needed.
+enum Choice<'t> {
+    /// It is there.
+    Present,
+    /// Nothing is kept in this one.
+    Free(&'t Cell),
+    /// This one's key refuses nothing.
+    Victim(&'t Cell),
+    /// There are only keys that refuse something, and further cells of logs.
+    Logs,
+}
+
 /// Nothing is free for a new key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full {
@@ -152,60 +173,129 @@ impl<'t, H: Host> Table<'t, H> {
         None
     }
 
-    /// Sees to it that the key has a cell. Must not be called with a cell locked.
-    fn assign(&self, key: Key, tag: u32, primary: bool, now: Micros) -> Result<(), Full> {
-        let partition = self.partition(key);
+    /// Sees to it that a cell is there. Must not be called with a cell locked.
+    fn assign(&self, wanted: &Wanted, now: Micros) -> Result<(), Full> {
+        let partition = self.partition(wanted.key);
         self.host.lock(partition);
-        let assigned = self.assign_locked(key, tag, primary, now);
+        let assigned = self.assign_locked(wanted, now);
         self.host.unlock(partition);
         assigned
     }
 
-    fn assign_locked(&self, key: Key, tag: u32, primary: bool, now: Micros) -> Result<(), Full> {
+    fn assign_locked(&self, wanted: &Wanted, now: Micros) -> Result<(), Full> {
         loop {
-            let mut free = None;
-            let mut victim: Option<(Micros, &Cell)> = None;
-            let mut until = Micros::MAX;
-            for cell in self.places(key) {
-                let found = cell.key();
-                if found == key {
-                    return Ok(());
+            let choice = match self.choose(wanted, now) {
+                Choice::Present => return Ok(()),
+                Choice::Free(cell) => Some((cell, false)),
+                Choice::Victim(cell) if self.on_full == OnFull::Evict => Some((cell, true)),
+                Choice::Logs if self.on_full == OnFull::Evict && self.push_out_log(wanted, now) => {
+                    None
                 }
-                if found[0] == 0 {
-                    free = free.or(Some(cell));
-                    break;
-                }
-                if free.is_some() {
-                    continue;
-                }
-                let locked = cell.lock(|| self.host.yield_now());
-                let (fresh, open) = (locked.fresh(), locked.open());
-                if fresh <= now {
-                    free = Some(cell);
-                } else if open <= now && victim.is_none_or(|(soonest, _)| fresh < soonest) {
-                    victim = Some((fresh, cell));
-                }
-                let free_at = if self.on_full == OnFull::Evict { fresh.min(open) } else { fresh };
-                until = until.min(free_at);
-            }
-            let (cell, evict) = match (free, victim, self.on_full) {
-                (Some(cell), ..) => (cell, false),
-                (None, Some((_, cell)), OnFull::Evict) => (cell, true),
-                _ => return Err(Full { until }),
+                Choice::Victim(_) | Choice::Logs => return Err(self.full(wanted)),
             };
+            let Some((cell, evict)) = choice else { continue };
             let mut locked = cell.lock(|| self.host.yield_now());
             // Its key may have been busy since we looked.
             let until = if evict { locked.open() } else { locked.fresh() };
-            if until <= now {
-                if evict {
-                    self.evictions.fetch_add(1, Ordering::Relaxed);
-                }
-                locked.assign(key, tag, primary);
-                locked.set_fresh(now.saturating_add(GRACE));
+            if until > now || evict && locked.owner().is_some() {
+                continue;
+            }
+            if evict {
+                self.push_out(&mut locked);
+            }
+            locked.assign(wanted.key, wanted.tag, wanted.primary);
+            locked.set_fresh(now.saturating_add(GRACE));
+            if wanted.key == wanted.owner {
                 locked.set_open(now.saturating_add(GRACE));
-                return Ok(());
+            } else {
+                locked.set_owner(usize::MAX);
+            }
+            return Ok(());
+        }
+    }
+
+    /// Which cell to give to a key that has none.
+    fn choose(&self, wanted: &Wanted, now: Micros) -> Choice<'t> {
+        let mut free = None;
+        let mut victim: Option<(Micros, &Cell)> = None;
+        for cell in self.places(wanted.key) {
+            let found = cell.key();
+            if found == wanted.key {
+                return Choice::Present;
+            }
+            if found[0] == 0 {
+                free = free.or(Some(cell));
+                break;
+            }
+            if free.is_some() {
+                continue;
+            }
+            let locked = cell.lock(|| self.host.yield_now());
+            let fresh = locked.fresh();
+            if fresh <= now {
+                free = Some(cell);
+            } else if locked.owner().is_none()
+                && locked.open() <= now
+                && found != wanted.owner
+                && victim.is_none_or(|(soonest, _)| fresh < soonest)
+            {
+                victim = Some((fresh, cell));
             }
         }
+        match (free, victim) {
+            (Some(cell), _) => Choice::Free(cell),
+            (None, Some((_, cell))) => Choice::Victim(cell),
+            (None, None) => Choice::Logs,
+        }
+    }
+
+    /// Forgets a key, with the further cells of its log. Those are locked one at a time, and who holds one waits for nothing.
+    fn push_out(&self, first: &mut Locked<'_>) {
+        self.evictions.fetch_add(1, Ordering::Relaxed);
+        self.forget(first);
+    }
+
+    fn forget(&self, first: &mut Locked<'_>) {
+        for key in key_state::further_keys(first) {
+            if let Some(mut further) = self.find(key) {
+                further.clear();
+            }
+        }
+        first.clear();
+    }
+
+    /// Frees one of the places of a key by pushing out a log that has further cells there; says whether it did.
+    fn push_out_log(&self, wanted: &Wanted, now: Micros) -> bool {
+        for cell in self.places(wanted.key) {
+            let (key, owner) = {
+                let locked = cell.lock(|| self.host.yield_now());
+                (locked.key(), locked.owner().and_then(|place| self.cells.get(place)))
+            };
+            let Some(owner) = owner else { continue };
+            let mut first = owner.lock(|| self.host.yield_now());
+            if !key_state::further_keys(&first).any(|further| further == key) {
+                // Its log is gone.
+                drop(first);
+                return self.find(key).map(|mut cell| cell.clear()).is_some();
+            }
+            if first.open() <= now && first.key() != wanted.owner {
+                self.push_out(&mut first);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// When one of the places of a key will be free.
+    fn full(&self, wanted: &Wanted) -> Full {
+        let free_at = |cell: &Cell| {
+            let locked = cell.lock(|| self.host.yield_now());
+            match self.on_full {
+                OnFull::Evict if locked.owner().is_none() => locked.fresh().min(locked.open()),
+                _ => locked.fresh(),
+            }
+        };
+        Full { until: self.places(wanted.key).map(free_at).min().unwrap_or(Micros::MAX) }
     }
 
     /// Forgets one key of a limiter; says whether there was anything to forget.
@@ -214,7 +304,7 @@ impl<'t, H: Host> Table<'t, H> {
         for position in rules {
             if let Some(mut cell) = self.find(rule_key(key, position)) {
                 existed |= cell.fresh() > now && cell.kind() != 0;
-                cell.clear();
+                self.forget(&mut cell);
             }
         }
         existed

@@ -168,6 +168,50 @@ fn transactions_over_the_same_keys_in_any_order_finish_and_are_all_or_nothing() 
     assert_eq!(used % 2, 0);
 }
 
+#[test]
+fn a_log_gives_back_what_it_used() {
+    let memory = Memory::new(1_000);
+    let (table, rule) = (memory.table(), rule("1000 per day", Algorithm::SlidingLog));
+    for _ in 0..100 {
+        let all = [request(&rule, 1, 1_000)];
+        assert!(table.decide(&all, START, Operation::Take).unwrap().allowed);
+        assert!(!take(&table, &rule, 1, START));
+        assert!(table.reset(key(1), 0..1, START.steady));
+    }
+}
+
+#[test]
+fn logs_that_refuse_nothing_make_room() {
+    let memory = Memory::new(1_000);
+    let (table, rule) = (memory.table(), rule("20 per day", Algorithm::SlidingLog));
+    for n in 0..10_000 {
+        let ten = [request(&rule, n, 10)];
+        assert!(table.decide(&ten, START, Operation::Take).unwrap().allowed, "{n}");
+    }
+}
+
+#[test]
+fn racing_first_calls_share_one_log() {
+    for n in 0..50 {
+        let memory = Memory::new(1_000);
+        let admitted = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            for thread in 0..16 {
+                let (memory, admitted) = (&memory, &admitted);
+                scope.spawn(move || {
+                    let (table, rule) =
+                        (memory.table(), rule("300 per day", Algorithm::SlidingLog));
+                    for _ in 0..30 {
+                        let taken = take(&table, &rule, n, START.plus(thread));
+                        admitted.fetch_add(u64::from(taken), Ordering::Relaxed);
+                    }
+                });
+            }
+        });
+        assert_eq!(admitted.into_inner(), 300);
+    }
+}
+
 fn any_rule() -> impl Strategy<Value = (&'static str, Algorithm)> {
     prop_oneof![
         Just(("7 per minute", Algorithm::TokenBucket)),

@@ -4,7 +4,7 @@ use smallvec::SmallVec;
 
 use super::cell::Key;
 use super::key_state::KeyState;
-use super::{Full, Host, Table};
+use super::{Full, Host, Table, Wanted};
 use crate::decide::{decide, take_at_most, Limit, Operation};
 use crate::decision::Decision;
 use crate::rule::Rule;
@@ -23,6 +23,13 @@ pub struct Request<'a> {
     pub primary: bool,
     /// How much is asked.
     pub cost: u64,
+}
+
+impl Request<'_> {
+    fn first_cell(&self) -> Wanted {
+        let Request { key, tag, primary, .. } = *self;
+        Wanted { key, owner: key, tag, primary }
+    }
 }
 
 /// What is going to be done with the limits, and so which cells must be there.
@@ -58,7 +65,7 @@ impl<'t, H: Host> Table<'t, H> {
             if found || !taken || cost == 0 {
                 return Ok(taken);
             }
-            self.assign(key, request.tag, request.primary, now.steady)?;
+            self.assign(&request.first_cell(), now.steady)?;
         }
     }
 
@@ -106,9 +113,9 @@ impl<'t, H: Host> Table<'t, H> {
     ) -> Result<R, Full> {
         loop {
             let mut states = self.lock_all(requests, now);
-            if let Some((key, tag, primary)) = missing(requests, &mut states, now, mode) {
+            if let Some(wanted) = missing(requests, &mut states, now, mode) {
                 drop(states);
-                self.assign(key, tag, primary, now.steady)?;
+                self.assign(&wanted, now.steady)?;
                 continue;
             }
             return Ok(action(&mut limits(requests, &mut states)));
@@ -141,13 +148,13 @@ fn limits<'a, 's, 't, H: Host>(
     requests.iter().zip(states).map(limit).collect()
 }
 
-/// A cell that the action will write and that is not there yet: its key, tag and primary mark.
+/// A cell that the action will write and that is not there yet.
 fn missing<H: Host>(
     requests: &[Request<'_>],
     states: &mut [KeyState<'_, '_, H>],
     now: Now,
     mode: Mode,
-) -> Option<(Key, u32, bool)> {
+) -> Option<Wanted> {
     let prepared = |request: &Request<'_>, state: &KeyState<'_, '_, H>| {
         state.has_cell() && !matches!(request.rule, Rule::SlidingLog(_))
     };
@@ -165,10 +172,10 @@ fn missing<H: Host>(
             continue;
         }
         if absent {
-            return Some((request.key, request.tag, request.primary));
+            return Some(request.first_cell());
         }
         if let Err(key) = state.keep_log(request.rule, request.cost, now) {
-            return Some((key, request.tag, false));
+            return Some(Wanted { key, primary: false, ..request.first_cell() });
         }
     }
     None
