@@ -9,7 +9,7 @@ use std::ffi::{CStr, CString};
 
 use pgrx::pg_sys::{self, Datum};
 
-use crate::error::{Error, Result};
+use crate::error::Error;
 use crate::function::Call;
 
 const OPERATION: u32 = 0x3;
@@ -25,7 +25,7 @@ pub struct Fired<'a> {
 }
 
 impl<'a> Fired<'a> {
-    pub fn new(call: &'a Call, function: &str) -> Result<Self> {
+    pub fn new(call: &'a Call, function: &str) -> Result<Self, Error> {
         // SAFETY: fcinfo is valid; a context, where there is one, is a node, which begins with its tag.
         let data = unsafe {
             let context = (*call.info()).context;
@@ -76,7 +76,8 @@ impl<'a> Fired<'a> {
 
     /// The values of that row.
     pub fn row(&self) -> Row {
-        Row { tuple: self.tuple(), descriptor: self.descriptor() }
+        let complete = self.is_delete() || !self.is(TIMING, BEFORE);
+        Row { tuple: self.tuple(), descriptor: self.descriptor(), complete }
     }
 
     fn descriptor(&self) -> pg_sys::TupleDesc {
@@ -89,15 +90,29 @@ impl<'a> Fired<'a> {
 pub struct Row {
     tuple: pg_sys::HeapTuple,
     descriptor: pg_sys::TupleDesc,
+    /// Whether generated columns are computed: before the row is written they are not.
+    complete: bool,
 }
 
 impl Row {
-    /// The number of a column; `None` if there is none of this name.
-    pub fn number(&self, name: &[u8]) -> Option<i32> {
-        let name = CString::new(name).ok()?;
+    /// The number of a column; the error is a sentence.
+    pub fn number(&self, name: &[u8]) -> Result<i32, String> {
+        let shown = String::from_utf8_lossy(name);
+        let c_name = CString::new(name).unwrap_or_default();
         // SAFETY: a valid descriptor and a terminated string.
-        let number = unsafe { pg_sys::SPI_fnumber(self.descriptor, name.as_ptr()) };
-        (number > 0).then_some(number)
+        let number = unsafe { pg_sys::SPI_fnumber(self.descriptor, c_name.as_ptr()) };
+        if number <= 0 {
+            return Err(format!("The table has no column \"{shown}\"."));
+        }
+        // SAFETY: a valid descriptor, which outlives this look at it.
+        let columns = unsafe { pgrx::PgTupleDesc::from_pg_unchecked(self.descriptor) };
+        let generated = columns.get(number as usize - 1).is_some_and(|c| c.attgenerated != 0);
+        if generated && !self.complete {
+            return Err(format!(
+                "Column \"{shown}\" is generated, after BEFORE triggers have run."
+            ));
+        }
+        Ok(number)
     }
 
     /// What a column's type prints; `None` for null.

@@ -62,10 +62,9 @@ pub fn key(fired: &Fired, template: &[u8], row: &Row) -> Result<Vec<u8>> {
 
 fn cost(fired: &Fired, row: &Row, column: &[u8]) -> Result<u64> {
     let name = String::from_utf8_lossy(column);
-    let number = row.number(column).ok_or_else(|| {
-        let detail = format!("The table has no column \"{name}\".");
-        Error::trigger_argument(&fired.name(), "4, the cost column", detail)
-    })?;
+    let number = row
+        .number(column)
+        .map_err(|detail| Error::trigger_argument(&fired.name(), "4, the cost column", detail))?;
     let wrong = |detail: &str| Error::trigger_cost(&fired.name(), &name, detail);
     let value = row.column(number).ok_or_else(|| wrong("It is null."))?;
     let text = std::str::from_utf8(&value).unwrap_or_default();

@@ -72,7 +72,7 @@ fn rows_per_key(fired: &Fired, template: &[u8]) -> Result<Vec<(Vec<u8>, u64)>> {
         while pg_sys::tuplestore_gettupleslot(store, true, false, slot) {
             let mut copied = false;
             let tuple = pg_sys::ExecFetchSlotHeapTuple(slot, false, &mut copied);
-            let key = key(fired, template, &Row { tuple, descriptor })?;
+            let key = key(fired, template, &Row { tuple, descriptor, complete: true })?;
             if copied {
                 pg_sys::heap_freetuple(tuple);
             }

@@ -71,11 +71,9 @@ impl Template {
 
     /// The key of a row; the error names a column that the row does not have.
     pub fn key(&self, row: &Row) -> Result<Vec<u8>, String> {
-        self.fill(|column| match row.number(column) {
-            Some(number) => Ok(row.column(number).map(|value| value.into_owned())),
-            None => {
-                Err(format!("The table has no column \"{}\".", String::from_utf8_lossy(column)))
-            }
+        self.fill(|column| {
+            let value = row.column(row.number(column)?);
+            Ok(value.map(|value| value.into_owned()))
         })
     }
 

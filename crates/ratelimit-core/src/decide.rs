@@ -9,54 +9,64 @@ use crate::time::{Micros, Now};
 #[derive(Debug)]
 pub struct Limit<'a, S> {
     rule: &'a Rule,
-    state: &'a mut S,
+    state: S,
     cost: u64,
 }
 
 impl<'a, S: State> Limit<'a, S> {
     /// Asks `cost` of `rule` for the key whose state this is.
-    pub fn new(rule: &'a Rule, state: &'a mut S, cost: u64) -> Self {
+    pub fn new(rule: &'a Rule, state: S, cost: u64) -> Self {
         Limit { rule, state, cost }
+    }
+
+    /// The state.
+    pub(crate) fn state(&mut self) -> &mut S {
+        &mut self.state
+    }
+
+    /// The rule and the cost.
+    pub(crate) fn asked(&self) -> (&'a Rule, u64) {
+        (self.rule, self.cost)
     }
 
     /// Why the cost cannot be taken, and for how long; `None` if it can.
     fn refusal(&self, now: Now) -> Option<Refusal> {
-        with_meter!(self.rule, meter => refusal(meter, self.state, now, self.cost))
+        with_meter!(self.rule, meter => refusal(meter, &self.state, now, self.cost))
     }
 
     fn answer(&self, now: Now, refusal: Option<Refusal>) -> Decision {
-        with_meter!(self.rule, meter => answer(meter, self.state, now, self.cost, refusal))
+        with_meter!(self.rule, meter => answer(meter, &self.state, now, self.cost, refusal))
     }
 
     /// Takes the cost, whether it fits or not.
     pub fn charge(&mut self, now: Now) {
-        with_meter!(self.rule, meter => charge(meter, self.state, now, self.cost));
+        with_meter!(self.rule, meter => charge(meter, &mut self.state, now, self.cost));
     }
 
     /// Gives the cost back, never above the capacity.
     pub fn refund(&mut self, now: Now) {
-        with_meter!(self.rule, meter => refund(meter, self.state, now, self.cost));
+        with_meter!(self.rule, meter => refund(meter, &mut self.state, now, self.cost));
     }
 
     /// Takes the cost if it fits. The short way for one rule and a yes or no.
     #[inline]
     pub fn try_take(&mut self, now: Now) -> bool {
-        with_meter!(self.rule, meter => try_take(meter, self.state, now, self.cost))
+        with_meter!(self.rule, meter => try_take(meter, &mut self.state, now, self.cost))
     }
 
     fn remaining(&self, now: Now) -> u64 {
-        with_meter!(self.rule, meter => meter.remaining(self.state, &meter.view(self.state, now)))
+        with_meter!(self.rule, meter => meter.remaining(&self.state, &meter.view(&self.state, now)))
     }
 
     fn reset_after(&self, now: Now) -> Micros {
         with_meter!(self.rule, meter => {
-            meter.reset_after(self.state, &meter.view(self.state, now), now, 0)
+            meter.reset_after(&self.state, &meter.view(&self.state, now), now, 0)
         })
     }
 
     /// Tells the state that it was asked in vain, so that it is kept until that would pass.
     fn refused(&mut self, now: Now, refusal: Refusal) {
-        with_meter!(self.rule, meter => refused(meter, self.state, now, refusal));
+        with_meter!(self.rule, meter => refused(meter, &mut self.state, now, refusal));
     }
 }
 

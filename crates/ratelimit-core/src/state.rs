@@ -24,6 +24,27 @@ pub trait State {
     fn refused(&mut self, _until: Micros) {}
 }
 
+impl<S: State> State for &mut S {
+    fn words(&self) -> Words {
+        (**self).words()
+    }
+    fn set_words(&mut self, words: Words) {
+        (**self).set_words(words);
+    }
+    fn time(&self, index: usize) -> u64 {
+        (**self).time(index)
+    }
+    fn set_time(&mut self, index: usize, word: u64) {
+        (**self).set_time(index, word);
+    }
+    fn settled(&mut self, fresh: Micros, open: Micros) {
+        (**self).settled(fresh, open);
+    }
+    fn refused(&mut self, until: Micros) {
+        (**self).refused(until);
+    }
+}
+
 /// A time as the log stores it: ordered like the time, and 0 is before all times.
 pub(crate) const fn log_word(time: Micros) -> u64 {
     time.cast_unsigned() ^ (1 << 63)

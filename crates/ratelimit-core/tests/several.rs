@@ -12,7 +12,7 @@ use ratelimit_core::{
     MINUTE, SECOND,
 };
 
-fn limits<'a>(keys: &'a mut [Key], costs: &[u64]) -> Vec<Limit<'a, MemoryState>> {
+fn limits<'a>(keys: &'a mut [Key], costs: &[u64]) -> Vec<Limit<'a, &'a mut MemoryState>> {
     let cost = |n: usize| costs[n.min(costs.len() - 1)];
     keys.iter_mut()
         .enumerate()

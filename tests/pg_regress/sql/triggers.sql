@@ -37,7 +37,7 @@ DROP TRIGGER quota ON api_log;
 
 -- Before DELETE, the old row's values.
 SELECT rl_create_limiter('deletes', '1 per day');
-CREATE TABLE items (id int, owner text);
+CREATE TABLE items (id int, owner text, twice int GENERATED ALWAYS AS (id * 2) STORED);
 INSERT INTO items VALUES (1, 'ann'), (2, 'ann'), (3, 'bob');
 CREATE TRIGGER quota BEFORE DELETE ON items FOR EACH ROW EXECUTE FUNCTION rl_limit_row('deletes', '{{{owner}}}', 'skip');
 DELETE FROM items;
@@ -71,7 +71,7 @@ EXCEPTION WHEN OTHERS THEN
 END
 $$;
 SELECT refused('BEFORE INSERT ON items FOR EACH ROW EXECUTE FUNCTION ' || call, 'INSERT INTO items VALUES (1, ''x'')')
-  FROM unnest(ARRAY['rl_limit_row()', 'rl_limit_row(''rows'')', 'rl_limit_row(''rows'', ''{nope}'')',
+  FROM unnest(ARRAY['rl_limit_row()', 'rl_limit_row(''rows'')', 'rl_limit_row(''rows'', ''{nope}'')', 'rl_limit_row(''rows'', ''{twice}'')',
       'rl_limit_row(''rows'', ''{id'')', 'rl_limit_row(''rows'', ''id}'')', 'rl_limit_row(''rows'', ''{}'')',
       'rl_limit_row(''rows'', ''{id}{owner}'')', 'rl_limit_row(''rows'', ''{id}'', ''ignore'')',
       'rl_limit_row(''rows'', ''{id}'', ''skip'', ''nope'')', 'rl_limit_row(''rows'', ''{id}'', ''skip'', ''owner'')',

@@ -72,7 +72,7 @@ struct Key {
 }
 
 impl Key {
-    fn limit(&mut self, cost: u64) -> Limit<'_, MemoryState> {
+    fn limit(&mut self, cost: u64) -> Limit<'_, &mut MemoryState> {
         Limit::new(&self.rule, &mut self.state, cost)
     }
 

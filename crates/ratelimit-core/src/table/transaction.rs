@@ -47,7 +47,7 @@ enum Mode {
 
 /// Most calls ask one limiter, and most limiters have one or two rules: these need no memory of the heap.
 const FEW: usize = 4;
-type States<'a, 't, H> = SmallVec<[KeyState<'a, 't, H>; FEW]>;
+type Limits<'a, 't, H> = SmallVec<[Limit<'a, KeyState<'a, 't, H>>; FEW]>;
 
 impl<'t, H: Host> Table<'t, H> {
     /// Takes the cost of one request if it fits: the short way for the most frequent call.
@@ -103,7 +103,7 @@ impl<'t, H: Host> Table<'t, H> {
         })
     }
 
-    /// Runs `action` on the limits that the requests name, with all their cells locked.
+    /// Runs `action` on the limits that the requests name, with all their cells locked. Under the locks nothing is allocated.
     fn run<R>(
         &self,
         requests: &[Request<'_>],
@@ -112,69 +112,62 @@ impl<'t, H: Host> Table<'t, H> {
         action: impl FnOnce(&mut [Limit<'_, KeyState<'_, 't, H>>]) -> R,
     ) -> Result<R, Full> {
         loop {
-            let mut states = self.lock_all(requests, now);
-            if let Some(wanted) = missing(requests, &mut states, now, mode) {
-                drop(states);
+            let mut limits = self.lock_all(requests, now);
+            if let Some(wanted) = missing(requests, &mut limits, now, mode) {
+                drop(limits);
                 self.assign(&wanted, now.steady)?;
                 continue;
             }
-            return Ok(action(&mut limits(requests, &mut states)));
+            return Ok(action(&mut limits));
         }
     }
 
     /// Locks the cells of all requests that have one, in the order of their keys, so that nobody waits in a circle.
-    fn lock_all<'a>(&'a self, requests: &[Request<'_>], now: Now) -> States<'a, 't, H> {
-        let state = |request: &Request<'_>| KeyState::new(self, request.key, request.rule, now);
-        let mut states: States<'a, 't, H> = requests.iter().map(state).collect();
+    fn lock_all<'a>(&'a self, requests: &[Request<'a>], now: Now) -> Limits<'a, 't, H> {
+        let limit = |request: &Request<'a>| {
+            let Request { rule, key, cost, .. } = *request;
+            Limit::new(rule, KeyState::new(self, key, rule, now), cost)
+        };
+        let mut limits: Limits<'a, 't, H> = requests.iter().map(limit).collect();
         let mut order: SmallVec<[(Key, usize); FEW]> =
             requests.iter().enumerate().map(|(n, request)| (request.key, n)).collect();
         order.sort_unstable();
         for (_, n) in order {
-            if let Some(state) = states.get_mut(n) {
-                state.lock();
+            if let Some(limit) = limits.get_mut(n) {
+                limit.state().lock();
             }
         }
-        states
+        limits
     }
-}
-
-fn limits<'a, 's, 't, H: Host>(
-    requests: &[Request<'a>],
-    states: &'a mut [KeyState<'s, 't, H>],
-) -> SmallVec<[Limit<'a, KeyState<'s, 't, H>>; FEW]> {
-    let limit = |(request, state): (&Request<'a>, &'a mut KeyState<'s, 't, H>)| {
-        Limit::new(request.rule, state, request.cost)
-    };
-    requests.iter().zip(states).map(limit).collect()
 }
 
 /// A cell that the action will write and that is not there yet.
 fn missing<H: Host>(
     requests: &[Request<'_>],
-    states: &mut [KeyState<'_, '_, H>],
+    limits: &mut [Limit<'_, KeyState<'_, '_, H>>],
     now: Now,
     mode: Mode,
 ) -> Option<Wanted> {
-    let prepared = |request: &Request<'_>, state: &KeyState<'_, '_, H>| {
-        state.has_cell() && !matches!(request.rule, Rule::SlidingLog(_))
+    let prepared = |limit: &mut Limit<'_, KeyState<'_, '_, H>>| {
+        limit.state().has_cell() && !matches!(limit.asked().0, Rule::SlidingLog(_))
     };
-    let all_prepared =
-        requests.iter().zip(&*states).all(|(request, state)| prepared(request, state));
-    if mode == Mode::Look || all_prepared {
+    if mode == Mode::Look || limits.iter_mut().all(prepared) {
         return None;
     }
-    if mode == Mode::Take && !decide(&mut limits(requests, states), now, Operation::Peek).allowed {
+    if mode == Mode::Take && !decide(limits, now, Operation::Peek).allowed {
         return None;
     }
-    for (request, state) in requests.iter().zip(states) {
+    for (request, limit) in requests.iter().zip(limits) {
+        let (rule, cost) = limit.asked();
+        let state = limit.state();
         let absent = !state.has_cell();
-        if request.cost == 0 || absent && mode == Mode::Refund {
+        if cost == 0 || absent && mode == Mode::Refund {
             continue;
         }
         if absent {
             return Some(request.first_cell());
         }
-        if let Err(key) = state.keep_log(request.rule, request.cost, now) {
+        if let Err(key) = state.keep_log(rule, cost, now) {
             return Some(Wanted { key, primary: false, ..request.first_cell() });
         }
     }
