@@ -14,7 +14,7 @@ impl<T> BackendCell<T> {
     }
 
     /// Runs `f` on the variable. `f` must not call into PostgreSQL, which may call back.
-    #[inline]
+    #[inline(always)]
     pub fn with<R>(&self, f: impl FnOnce(&mut T) -> R) -> R {
         f(&mut self.0.borrow_mut())
     }

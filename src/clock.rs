@@ -11,6 +11,7 @@ const STEADY: libc::clockid_t = libc::CLOCK_BOOTTIME;
 #[cfg(not(target_os = "linux"))]
 const STEADY: libc::clockid_t = libc::CLOCK_MONOTONIC;
 
+#[inline(always)]
 fn read(clock: libc::clockid_t) -> Micros {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: writes into a timespec of ours; both clocks exist on every system that PostgreSQL supports.
@@ -40,7 +41,7 @@ impl Clock {
         self.ahead.store(0, Ordering::Relaxed);
     }
 
-    #[inline]
+    #[inline(always)]
     pub fn now(&self) -> Now {
         let steady = read(STEADY) + self.origin.load(Ordering::Relaxed);
         if steady >= NEXT_LOOK.load(Ordering::Relaxed) {

@@ -38,7 +38,7 @@ impl Memory {
 
     /// The moment of a decision on these requests. Reading the clock takes about as long as the first look at a key that is in no
     /// processor's cache: so that is begun before.
-    #[inline]
+    #[inline(always)]
     fn now(&self, requests: &[Request<'_>]) -> Now {
         let table = self.header.table();
         for request in requests {
@@ -54,7 +54,7 @@ impl Memory {
     }
 
     /// Takes the cost, or nothing.
-    #[inline]
+    #[inline(always)]
     pub fn try_take(&self, limiter: &Definition, key: &[u8], cost: u64) -> Result<bool> {
         let Some(request) = limiter.only_request(key, cost) else {
             return Ok(self.decide(limiter, key, cost, Operation::Take)?.allowed);

@@ -41,7 +41,7 @@ static SIZE: AtomicUsize = AtomicUsize::new(0);
 const TRANCHE: &std::ffi::CStr = c"ratelimit";
 
 /// The shared memory, or `None` where the library was not preloaded.
-#[inline]
+#[inline(always)]
 pub fn header() -> Option<&'static Header> {
     // SAFETY: set once by `startup` to memory that stays mapped as long as this process lives, and fully written by then.
     unsafe { HEADER.load(Ordering::Relaxed).as_ref() }
@@ -49,7 +49,7 @@ pub fn header() -> Option<&'static Header> {
 
 impl Header {
     /// The table, with `ratelimit.on_full` as it is set now.
-    #[inline]
+    #[inline(always)]
     pub fn table(&'static self) -> Table<'static, impl Host> {
         // SAFETY: `startup` made room for so many cells right after the header. They consist of atomics, for which zeroed memory
         // is valid, and are only ever reached through shared references.

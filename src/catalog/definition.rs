@@ -66,7 +66,7 @@ impl Definition {
     }
 
     /// The key as the table knows it.
-    #[inline]
+    #[inline(always)]
     pub fn key(&self, key: &[u8]) -> Key {
         self.hasher.key(key)
     }
@@ -82,7 +82,7 @@ impl Definition {
     }
 
     /// What one call asks of the only rule, where there is only one.
-    #[inline]
+    #[inline(always)]
     pub fn only_request(&self, key: &[u8], cost: u64) -> Option<Request<'_>> {
         match &self.rules[..] {
             [only] => Some(self.request(only, true, self.key(key), cost)),
@@ -100,6 +100,7 @@ impl Definition {
         Ok(rules.map(|(n, rule)| self.request(rule, n == 0, key, cost)).collect())
     }
 
+    #[inline(always)]
     fn request<'a>(
         &self,
         rule: &'a DefinedRule,

@@ -49,7 +49,7 @@ impl<'a, S: State> Limit<'a, S> {
     }
 
     /// Takes the cost if it fits. The short way for one rule and a yes or no.
-    #[inline]
+    #[inline(always)]
     pub fn try_take(&mut self, now: Now) -> bool {
         with_meter!(self.rule, meter => try_take(meter, &mut self.state, now, self.cost))
     }
@@ -169,7 +169,7 @@ fn refund<M: Meter, S: State>(meter: &M, state: &mut S, now: Now, cost: u64) {
     settle(meter, state, view, now);
 }
 
-#[inline]
+#[inline(always)]
 fn try_take<M: Meter, S: State>(meter: &M, state: &mut S, now: Now, cost: u64) -> bool {
     let capacity = meter.capacity();
     if cost > capacity || cost == 0 {
@@ -187,7 +187,7 @@ fn try_take<M: Meter, S: State>(meter: &M, state: &mut S, now: Now, cost: u64) -
 }
 
 /// Writes a changed state, and until when it matters: a key that refuses even a cost of 1 must not be forgotten early.
-#[inline]
+#[inline(always)]
 fn settle<M: Meter, S: State>(meter: &M, state: &mut S, view: M::View, now: Now) {
     meter.store(state, &view);
     let fresh = now.steady.saturating_add(meter.reset_after(state, &view, now, 0));

@@ -34,7 +34,7 @@ impl KeyHasher {
     }
 
     /// The identity of a key under this limiter. The first word is never 0, which marks an unused cell.
-    #[inline]
+    #[inline(always)]
     pub fn key(&self, key: &[u8]) -> [u64; 2] {
         let mut hasher = self.hasher;
         hasher.write(key);

@@ -50,10 +50,12 @@ impl TokenBucket {
         TokenBucket { burst, ticks, per_token, mark: ticks | mark_of([ticks, per_token, burst]) }
     }
 
+    #[inline(always)]
     fn cost(&self, cost: u64) -> i128 {
         i128::from(cost).saturating_mul(i128::from(self.per_token))
     }
 
+    #[inline(always)]
     fn micros(&self, ticks: i128) -> Micros {
         // The usual case fits 64 bits, where a division is several times cheaper.
         match u64::try_from(ticks) {
@@ -78,6 +80,7 @@ impl Meter for TokenBucket {
         self.burst
     }
 
+    #[inline(always)]
     fn view<S: State>(&self, state: &S, now: Now) -> Level {
         let [low, high, mark] = state.words();
         let tat = (u128::from(low) | u128::from(high) << 64).cast_signed();
@@ -94,16 +97,19 @@ impl Meter for TokenBucket {
         Level { now, used }
     }
 
+    #[inline(always)]
     fn store<S: State>(&self, state: &mut S, view: &Level) {
         let tat = view.now.saturating_add(view.used).cast_unsigned();
         let words: Words = [tat as u64, (tat >> 64) as u64, self.mark];
         state.set_words(words);
     }
 
+    #[inline(always)]
     fn admits<S: State>(&self, _: &S, view: &Level, cost: u64) -> bool {
         view.used.saturating_add(self.cost(cost)) <= self.cost(self.burst)
     }
 
+    #[inline(always)]
     fn charge<S: State>(&self, _: &mut S, view: &mut Level, _: Now, cost: u64) {
         view.used = view.used.saturating_add(self.cost(cost));
     }
@@ -120,6 +126,7 @@ impl Meter for TokenBucket {
         }
     }
 
+    #[inline(always)]
     fn reset_after<S: State>(&self, _: &S, view: &Level, _: Now, cost: u64) -> Micros {
         self.micros(view.used.saturating_add(self.cost(cost)))
     }
@@ -177,6 +184,7 @@ impl Meter for IntervalBucket {
         self.burst
     }
 
+    #[inline(always)]
     fn view<S: State>(&self, state: &S, now: Now) -> Missing {
         let [used, since, mark] = state.words();
         // What is more than a whole bucket of another definition leaves this one empty, not worse.
@@ -193,14 +201,17 @@ impl Meter for IntervalBucket {
         Missing { used, since }
     }
 
+    #[inline(always)]
     fn store<S: State>(&self, state: &mut S, view: &Missing) {
         state.set_words([view.used, view.since.cast_unsigned(), self.mark]);
     }
 
+    #[inline(always)]
     fn admits<S: State>(&self, _: &S, view: &Missing, cost: u64) -> bool {
         view.used.saturating_add(cost) <= self.burst
     }
 
+    #[inline(always)]
     fn charge<S: State>(&self, _: &mut S, view: &mut Missing, _: Now, cost: u64) {
         view.used = view.used.saturating_add(cost);
     }
@@ -213,6 +224,7 @@ impl Meter for IntervalBucket {
         self.burst.saturating_sub(view.used)
     }
 
+    #[inline(always)]
     fn reset_after<S: State>(&self, _: &S, view: &Missing, now: Now, cost: u64) -> Micros {
         self.until(view, now, view.used.saturating_add(cost))
     }

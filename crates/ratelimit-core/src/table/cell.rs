@@ -56,7 +56,7 @@ impl Cell {
     }
 
     /// Takes the lock of the cell as this key's; gives up when it becomes another's.
-    #[inline]
+    #[inline(always)]
     pub(super) fn lock_as(&self, key: Key, wait: impl Fn()) -> Option<Locked<'_>> {
         let mut spins = 0;
         loop {
@@ -68,7 +68,7 @@ impl Cell {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn try_lock(&self) -> Option<Locked<'_>> {
         let control = self.control.load(Ordering::Relaxed);
         if control & LOCKED != 0 {

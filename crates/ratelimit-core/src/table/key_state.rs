@@ -34,7 +34,7 @@ impl<'a, 't, H: Host> KeyState<'a, 't, H> {
     }
 
     /// Locks the key's cell; says whether it has one.
-    #[inline]
+    #[inline(always)]
     pub(super) fn lock(&mut self) -> bool {
         self.cell = self.table.find(self.key);
         self.cell.is_some()
@@ -99,7 +99,7 @@ pub(super) fn further_keys(first: &Locked<'_>) -> impl Iterator<Item = Key> {
 }
 
 impl<H: Host> State for KeyState<'_, '_, H> {
-    #[inline]
+    #[inline(always)]
     fn words(&self) -> Words {
         match &self.cell {
             Some(cell) if cell.kind() == self.kind => cell.words(),
@@ -107,7 +107,7 @@ impl<H: Host> State for KeyState<'_, '_, H> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn set_words(&mut self, words: Words) {
         if let Some(cell) = &mut self.cell {
             cell.set_words(words);
@@ -144,7 +144,7 @@ impl<H: Host> State for KeyState<'_, '_, H> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn settled(&mut self, fresh: Micros, open: Micros) {
         if let Some(cell) = &self.cell {
             cell.set_fresh(fresh);
@@ -152,7 +152,7 @@ impl<H: Host> State for KeyState<'_, '_, H> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn refused(&mut self, until: Micros) {
         if let Some(cell) = &self.cell {
             cell.set_open(cell.open().max(until));

@@ -127,7 +127,7 @@ impl<'t, H: Host> Table<'t, H> {
     }
 
     /// The cells of the key's partition, divided at the key's home.
-    #[inline]
+    #[inline(always)]
     fn around_home(&self, key: Key) -> (&'t [Cell], &'t [Cell]) {
         let size = self.shape.partition_size;
         let start = self.partition(key) * size;
@@ -136,7 +136,7 @@ impl<'t, H: Host> Table<'t, H> {
     }
 
     /// Where the search for a key begins.
-    #[inline]
+    #[inline(always)]
     pub fn home(&self, key: Key) -> Option<&'t Cell> {
         self.around_home(key).1.first()
     }
@@ -148,7 +148,7 @@ impl<'t, H: Host> Table<'t, H> {
     }
 
     /// The key's cell, locked, if it has one.
-    #[inline]
+    #[inline(always)]
     fn find(&self, key: Key) -> Option<Locked<'t>> {
         // Two keys of three are at home.
         let home = self.home(key).filter(|cell| cell.key() == key);
@@ -334,6 +334,7 @@ impl<'t, H: Host> Table<'t, H> {
 }
 
 /// `hash` as a number below `size`, evenly: Lemire, "Fast random integer generation in an interval", 2019.
+#[inline(always)]
 fn scale(hash: u64, size: usize) -> usize {
     ((u128::from(hash) * size as u128) >> 64) as usize
 }

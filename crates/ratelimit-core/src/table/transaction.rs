@@ -51,7 +51,7 @@ type Limits<'a, 't, H> = SmallVec<[Limit<'a, KeyState<'a, 't, H>>; FEW]>;
 
 impl<'t, H: Host> Table<'t, H> {
     /// Takes the cost of one request if it fits: the short way for the most frequent call.
-    #[inline]
+    #[inline(always)]
     pub fn try_take(&self, request: &Request<'_>, now: Now) -> Result<bool, Full> {
         let Request { rule, key, cost, .. } = *request;
         if matches!(rule, Rule::SlidingLog(_)) {
