@@ -129,8 +129,8 @@ impl Row {
             return None;
         }
         Some(match oid {
-            // SAFETY: these types are stored as text.
             pg_sys::TEXTOID | pg_sys::VARCHAROID => {
+                // SAFETY: these types are stored as text.
                 Cow::Borrowed(unsafe { crate::function::text(value) })
             }
             pg_sys::INT8OID => Cow::Owned((value.value() as i64).to_string().into_bytes()),

@@ -1,7 +1,8 @@
 //! The one place where a rule, a state, a cost and a moment become an answer.
 
 use crate::decision::{Decision, Reason};
-use crate::rule::{with_meter, Meter, Rule};
+use crate::meter::Meter;
+use crate::rule::{with_meter, Rule};
 use crate::state::State;
 use crate::time::{Micros, Now};
 

@@ -6,20 +6,11 @@ use alloc::rc::Rc;
 use core::cell::Cell;
 
 use crate::calendar::{after, window, Calendar};
+use crate::meter::Meter;
 use crate::period::Period;
-use crate::rule::Meter;
+use crate::spec::Anchor;
 use crate::state::State;
 use crate::time::{span, Micros, Now};
-
-/// When a window begins.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Anchor {
-    /// With the clock, the same for all keys.
-    #[default]
-    Clock,
-    /// With the key's first hit after the last window ended.
-    FirstHit,
-}
 
 /// Counts in windows.
 #[derive(Clone)]

@@ -11,27 +11,10 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use crate::calendar::Utc;
-use crate::fixed_window::Anchor;
 use crate::period::Period;
-use crate::rule::{check_together, Algorithm, Refill, Rule, RuleError, MAX_QUOTA};
+use crate::rule::Rule;
+use crate::spec::{check_together, Algorithm, Anchor, RateSpec, Refill, RuleError, MAX_QUOTA};
 use crate::time::{HOUR, MILLISECOND, MINUTE, SECOND};
-
-/// A rule as it was written down.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RateSpec {
-    /// How it counts.
-    pub algorithm: Algorithm,
-    /// How much in a period.
-    pub quota: u64,
-    /// How long a period is.
-    pub period: Period,
-    /// What a bucket holds; the quota, where nothing is said.
-    pub burst: Option<u64>,
-    /// How a bucket refills.
-    pub refill: Refill,
-    /// When a window begins.
-    pub anchor: Anchor,
-}
 
 /// What is wrong with a rate string, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]

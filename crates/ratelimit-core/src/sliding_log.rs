@@ -3,12 +3,10 @@
 //! The log is a ring of the times at which the last `quota` units were taken, oldest first. Whether `cost` fits is one look: at
 //! the `cost`-th oldest time, which must have expired. A ring of `quota` places is all an exact answer needs, and all a key uses.
 
-use crate::rule::Meter;
+use crate::meter::Meter;
+use crate::spec::MAX_LOG;
 use crate::state::{log_time, log_word, State};
 use crate::time::{span, Micros, Now};
-
-/// The largest quota of a log: it bounds what one key can take of a shared table, and how long a decision can take.
-pub const MAX_LOG: u64 = 1_000;
 
 /// Remembers when each unit was taken.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 //! The estimate `prev * (1 - elapsed / period) + current` is Cloudflare's ("Counting things, a lot of different things", 2017);
 //! here both sides are multiplied by the period, so nothing is rounded.
 
-use crate::rule::Meter;
+use crate::meter::Meter;
 use crate::state::State;
 use crate::time::{div_ceil, span, Micros, Now};
 

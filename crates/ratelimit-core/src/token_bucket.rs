@@ -4,7 +4,7 @@
 //! which the bucket would be full again. It is kept in fractions of a microsecond so fine that one token is a whole number of
 //! them, so no rate is rounded, however fast or slow.
 
-use crate::rule::Meter;
+use crate::meter::Meter;
 use crate::state::{State, Words};
 use crate::time::{div_ceil, span, Micros, Now};
 

@@ -1,0 +1,30 @@
+//! What every algorithm can be asked.
+
+use crate::state::State;
+use crate::time::{Micros, Now};
+
+/// An algorithm with its definition. A view is the state brought up to `now`, and in the terms of the current definition.
+///
+/// Costs are at most the capacity where a method decides; [`charge`](Meter::charge) may overdraw.
+pub(crate) trait Meter {
+    type View: Copy;
+
+    /// The largest cost that can ever pass.
+    fn capacity(&self) -> u64;
+    /// Reads the state.
+    fn view<S: State>(&self, state: &S, now: Now) -> Self::View;
+    /// Writes it back.
+    fn store<S: State>(&self, state: &mut S, view: &Self::View);
+    /// Whether `cost` fits.
+    fn admits<S: State>(&self, state: &S, view: &Self::View, cost: u64) -> bool;
+    /// Takes `cost`, whether it fits or not.
+    fn charge<S: State>(&self, state: &mut S, view: &mut Self::View, now: Now, cost: u64);
+    /// Gives `cost` back, but never more than was taken.
+    fn refund<S: State>(&self, state: &mut S, view: &mut Self::View, now: Now, cost: u64);
+    /// The largest cost that fits.
+    fn remaining<S: State>(&self, state: &S, view: &Self::View) -> u64;
+    /// How long until nothing is used any more, if `cost` were taken now.
+    fn reset_after<S: State>(&self, state: &S, view: &Self::View, now: Now, cost: u64) -> Micros;
+    /// How long until `cost` fits, which it does not now.
+    fn wait<S: State>(&self, state: &S, view: &Self::View, now: Now, cost: u64) -> Micros;
+}
