@@ -15,7 +15,7 @@ BEGIN
           JOIN pg_proc AS p ON p.oid = d.objid
          WHERE d.classid = 'pg_proc'::regclass AND d.deptype = 'e' AND d.refclassid = 'pg_extension'::regclass
            AND d.refobjid = (SELECT e.oid FROM pg_extension AS e WHERE e.extname = 'ratelimit')
-           AND p.proname NOT LIKE '\_%' AND (functions IS NULL OR p.proname = ANY (functions))
+           AND left(p.proname::text, 1) <> '_' AND (functions IS NULL OR p.proname = ANY (functions))
          ORDER BY p.proname
     LOOP
         EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %s', signature, role);

@@ -43,10 +43,18 @@ impl Clock {
 
     #[inline(always)]
     pub fn now(&self) -> Now {
-        let steady = read(STEADY) + self.origin.load(Ordering::Relaxed);
-        if steady >= NEXT_LOOK.load(Ordering::Relaxed) {
-            self.look(steady);
+        let now = self.read();
+        if now.steady >= NEXT_LOOK.load(Ordering::Relaxed) {
+            self.look(now.steady);
+            return self.read();
         }
+        now
+    }
+
+    /// The same where PostgreSQL must not be called.
+    #[inline(always)]
+    pub fn read(&self) -> Now {
+        let steady = read(STEADY) + self.origin.load(Ordering::Relaxed);
         Now { steady, wall: steady + self.ahead.load(Ordering::Relaxed) }
     }
 

@@ -1,15 +1,16 @@
 //! The shared memory: a header, the cells, and the locks under which cells are assigned.
 //!
-//! Lock rules. Decisions lock cells of the table, with locks that spin; under them runs `ratelimit-core` only. A partition lock
-//! (an LWLock) is taken to give a new key a cell, never while a cell is locked, and under it runs `ratelimit-core` only. So nothing
-//! under a lock can raise an error, allocate, or be interrupted. If a process dies in between, the postmaster makes all
+//! Lock rules. Decisions lock cells of the table, with locks that spin; under them runs `ratelimit-core`, which may read the clock and
+//! ask a calendar of `zone.rs`. A partition lock (an LWLock) is taken to give a new key a cell, never while a cell is locked. So
+//! nothing under a lock can raise an error, allocate, or be interrupted. If a process dies in between, the postmaster makes all
 //! shared memory anew.
 
 use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use pgrx::pg_sys;
 use ratelimit_core::table::{Cell, Host, Shape, Table};
-use ratelimit_core::Secret;
+use ratelimit_core::{Now, Secret};
 
 use crate::clock::Clock;
 use crate::config;
@@ -30,8 +31,11 @@ pub struct Header {
 #[repr(align(64))]
 struct Apart<T>(T);
 
-/// The locks of the partitions, as PostgreSQL lays them out.
-struct Locks(*mut pg_sys::LWLockPadded);
+/// What the table needs of the server: the locks of the partitions, as PostgreSQL lays them out, and the clock.
+struct Server {
+    locks: *mut pg_sys::LWLockPadded,
+    clock: &'static Clock,
+}
 
 /// Where the header is in this process, and the locks: set in the postmaster, and by fork in all its children.
 static HEADER: AtomicPtr<Header> = AtomicPtr::new(std::ptr::null_mut());
@@ -51,14 +55,14 @@ impl Header {
     /// The table, with `ratelimit.on_full` as it is set now.
     #[inline(always)]
     pub fn table(&'static self) -> Table<'static, impl Host> {
-        // SAFETY: `startup` made room for so many cells right after the header. They consist of atomics, for which zeroed memory
+        // SAFETY: `startup` made room for so many cells right after the header, and this is that header. They consist of atomics, for which zeroed memory
         // is valid, and are only ever reached through shared references.
         let cells = unsafe {
-            let first = std::ptr::from_ref(self).add(1).cast::<Cell>();
+            let first = HEADER.load(Ordering::Relaxed).add(1).cast::<Cell>();
             std::slice::from_raw_parts(first, self.shape.cells())
         };
-        let locks = Locks(LOCKS.load(Ordering::Relaxed));
-        let mut table = Table::new(cells, self.shape, &self.evictions.0, locks);
+        let server = Server { locks: LOCKS.load(Ordering::Relaxed), clock: &self.clock };
+        let mut table = Table::new(cells, self.shape, &self.evictions.0, server);
         table.set_on_full(config::on_full());
         table
     }
@@ -75,14 +79,14 @@ extern "C-unwind" {
     fn LWLockRelease(lock: *mut pg_sys::LWLock);
 }
 
-impl Locks {
+impl Server {
     fn get(&self, partition: usize) -> *mut pg_sys::LWLock {
         // SAFETY: the tranche has a lock for each partition, and the table asks for no others.
-        unsafe { &raw mut (*self.0.add(partition)).lock }
+        unsafe { &raw mut (*self.locks.add(partition)).lock }
     }
 }
 
-impl Host for Locks {
+impl Host for Server {
     fn lock(&self, partition: usize) {
         // SAFETY: a lock of our tranche, which this process does not hold.
         unsafe { LWLockAcquire(self.get(partition), pg_sys::LWLockMode::LW_EXCLUSIVE) };
@@ -93,8 +97,21 @@ impl Host for Locks {
         unsafe { LWLockRelease(self.get(partition)) };
     }
 
-    fn yield_now(&self) {
-        std::thread::yield_now();
+    fn yield_now(&self, times: u32) {
+        // Who holds the lock may be stopped: then burning the processor does not help.
+        if times < 64 {
+            std::thread::yield_now();
+        } else {
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    }
+
+    fn now(&self) -> Now {
+        self.clock.read()
+    }
+
+    fn interrupts(&self) {
+        pgrx::check_for_interrupts!();
     }
 }
 

@@ -45,6 +45,9 @@ pg_function! {
                 }
             }
         }
+        if requests.len() > MOST_TOGETHER {
+            return Err(Error::too_many("rules of limits", MOST_TOGETHER));
+        }
         let decision = if requests.is_empty() {
             Decision::unlimited()
         } else {
@@ -63,7 +66,10 @@ pg_function! {
         let costs = call.costs(2, "costs", "keys", keys.len())?;
         let memory = Memory::new(call)?;
         let limiter = memory.limiter(limiter)?;
-        let taken = keys.iter().zip(costs).map(|(key, cost)| memory.try_take(&limiter, key, cost));
+        let taken = keys.iter().zip(costs).map(|(key, cost)| {
+            pgrx::check_for_interrupts!();
+            memory.try_take(&limiter, key, cost)
+        });
         Ok(datum::booleans(&taken.collect::<Result<Vec<_>, _>>()?))
     }
 }

@@ -19,7 +19,7 @@ pg_function! {
         let name = row.column(1).unwrap_or_default();
         let tables = Tables::of(call.function());
         if let Some(row) = scan::limiter(&tables, &name) {
-            Definition::new(&tables, row, &[0; 16])?;
+            Definition::new(&tables, &name, row, &[0; 16])?;
         }
         Ok(Datum::null())
     }

@@ -14,7 +14,10 @@ use crate::zone;
 
 /// A limiter.
 pub struct Definition {
+    /// The name as errors show it.
     pub name: String,
+    /// The name as the database stores it, in whatever encoding.
+    key: Box<[u8]>,
     hasher: KeyHasher,
     rules: Vec<DefinedRule>,
 }
@@ -29,7 +32,7 @@ struct DefinedRule {
 impl Definition {
     /// Checks what the tables say. State is known by all that tells this limiter from any other that was ever created: a
     /// limiter that is dropped and created again does not find what was left of the old one.
-    pub fn new(tables: &Tables, row: LimiterRow, secret: &Secret) -> Result<Self> {
+    pub fn new(tables: &Tables, name: &[u8], row: LimiterRow, secret: &Secret) -> Result<Self> {
         unsupported(&row)?;
         let rules =
             row.rules.iter().map(|rule| defined(&row.name, rule)).collect::<Result<Vec<_>>>()?;
@@ -40,11 +43,11 @@ impl Definition {
             // SAFETY: a plain variable, set when the process connected to its database.
             &unsafe { pg_sys::MyDatabaseId }.to_u32().to_le_bytes(),
             &tables.limiters.to_u32().to_le_bytes(),
-            row.name.as_bytes(),
+            name,
             &row.created_at.to_le_bytes(),
         ];
         let hasher = KeyHasher::new(secret, &identity);
-        Ok(Definition { name: row.name, hasher, rules })
+        Ok(Definition { name: row.name, key: name.into(), hasher, rules })
     }
 
     /// A limit that is given in the call: no row defines it.
@@ -60,9 +63,15 @@ impl Definition {
         let hasher = KeyHasher::new(secret, &identity);
         Definition {
             name: String::new(),
+            key: Box::default(),
             hasher,
             rules: vec![DefinedRule { rule, spec, position: 0 }],
         }
+    }
+
+    /// Whether this is the limiter of that name.
+    pub fn is_named(&self, name: &[u8]) -> bool {
+        *self.key == *name
     }
 
     /// The key as the table knows it.

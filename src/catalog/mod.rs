@@ -56,7 +56,7 @@ pub fn limiter(header: &Header, name: &[u8], function: Oid) -> Result<Rc<Definit
             cache.last = None;
         }
         match &cache.last {
-            Some(last) if last.name.as_bytes() == name => Some(last.clone()),
+            Some(last) if last.is_named(name) => Some(last.clone()),
             _ => {
                 cache.last = cache.limiters.get(name).cloned();
                 cache.last.clone()
@@ -75,7 +75,7 @@ fn load(header: &Header, name: &[u8], function: Oid) -> Result<Rc<Definition>> {
     LIMITERS.store(tables.limiters.to_u32(), Ordering::Relaxed);
     // An invalidation that arrives from here on may concern what is being read: the next call will read again.
     let rows = scan::limiter(&tables, name).ok_or_else(|| Error::unknown_limiter(name))?;
-    let definition = Rc::new(Definition::new(&tables, rows, &header.secret)?);
+    let definition = Rc::new(Definition::new(&tables, name, rows, &header.secret)?);
     CACHE.with(|cache| {
         cache.limiters.insert(name.into(), definition.clone());
         cache.last = Some(definition.clone());

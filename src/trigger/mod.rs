@@ -106,8 +106,12 @@ impl Row {
         }
         // SAFETY: a valid descriptor, which outlives this look at it.
         let columns = unsafe { pgrx::PgTupleDesc::from_pg_unchecked(self.descriptor) };
-        let generated = columns.get(number as usize - 1).is_some_and(|c| c.attgenerated != 0);
-        if generated && !self.complete {
+        let generated = columns.get(number as usize - 1).map_or(0, |column| column.attgenerated);
+        const VIRTUAL: std::ffi::c_char = b'v' as std::ffi::c_char;
+        if generated == VIRTUAL {
+            return Err(format!("Column \"{shown}\" is virtual: no trigger sees its values."));
+        }
+        if generated != 0 && !self.complete {
             return Err(format!(
                 "Column \"{shown}\" is generated, after BEFORE triggers have run."
             ));

@@ -32,7 +32,7 @@ pg_function! {
             }
         };
         let row = fired.row();
-        let key = key(&fired, template, &row)?;
+        let key = key(&fired, &parse(&fired, template)?, &row)?;
         let cost = cost_column.map_or(Ok(1), |column| cost(&fired, &row, column))?;
 
         let memory = Memory::new(call)?;
@@ -52,12 +52,20 @@ pub fn argument_count(fired: &Fired, count: usize) -> Error {
     Error::trigger_argument(&fired.name(), "list", format!("There are {count} arguments."))
 }
 
+/// The template that the second argument is.
+pub fn parse<'a>(fired: &Fired, text: &'a [u8]) -> Result<(Template, &'a [u8])> {
+    let template = Template::parse(text).map_err(|detail| wrong_template(fired, text, detail))?;
+    Ok((template, text))
+}
+
 /// The key of a row.
-pub fn key(fired: &Fired, template: &[u8], row: &Row) -> Result<Vec<u8>> {
-    Template::parse(template).and_then(|template| template.key(row)).map_err(|detail| {
-        let argument = format!("2, the key template \"{}\"", String::from_utf8_lossy(template));
-        Error::trigger_argument(&fired.name(), &argument, detail)
-    })
+pub fn key(fired: &Fired, (template, text): &(Template, &[u8]), row: &Row) -> Result<Vec<u8>> {
+    template.key(row).map_err(|detail| wrong_template(fired, text, detail))
+}
+
+fn wrong_template(fired: &Fired, text: &[u8], detail: String) -> Error {
+    let argument = format!("2, the key template \"{}\"", String::from_utf8_lossy(text));
+    Error::trigger_argument(&fired.name(), &argument, detail)
 }
 
 fn cost(fired: &Fired, row: &Row, column: &[u8]) -> Result<u64> {

@@ -6,7 +6,7 @@ use pgrx::pg_sys::{self, Datum};
 use ratelimit_core::Operation;
 use rustc_hash::FxBuildHasher;
 
-use super::row::{argument_count, key};
+use super::row::{argument_count, key, parse};
 use super::{Fired, Row, FOR_EACH_ROW, TIMING};
 use crate::error::{Error, Result};
 use crate::function::pg_function;
@@ -58,24 +58,35 @@ fn rows_per_key(fired: &Fired, template: &[u8]) -> Result<Vec<(Vec<u8>, u64)>> {
         let kind = format!("with REFERENCING {which} TABLE AS ...");
         return Err(Error::trigger_kind(&fired.name(), "rl_limit_statement", &kind));
     }
+    let template = parse(fired, template)?;
     let mut counts: Vec<(Vec<u8>, u64)> = Vec::new();
     let mut places: HashMap<Vec<u8>, usize, FxBuildHasher> = HashMap::default();
     let descriptor = fired.descriptor();
     // SAFETY: the trigger manager's tuplestore holds rows of this descriptor. It is read through a pointer of our own, so
-    // that others find theirs where it was. Should something below raise an error, the slot goes with its memory context.
+    // that others find theirs where it was. What each row needs is freed with it. Should something below raise an error, slot and
+    // context go with the context of the call.
     unsafe {
-        let pointer = pg_sys::tuplestore_alloc_read_pointer(store, 0);
+        let pointer = pg_sys::tuplestore_alloc_read_pointer(store, pg_sys::EXEC_FLAG_REWIND as i32);
         pg_sys::tuplestore_select_read_pointer(store, pointer);
         pg_sys::tuplestore_rescan(store);
         let slot =
             pg_sys::MakeSingleTupleTableSlot(descriptor, &raw const pg_sys::TTSOpsMinimalTuple);
+        let context = pg_sys::AllocSetContextCreateInternal(
+            pg_sys::CurrentMemoryContext,
+            c"rl_limit_statement".as_ptr(),
+            0,
+            8 * 1024,
+            8 * 1024 * 1024,
+        );
         while pg_sys::tuplestore_gettupleslot(store, true, false, slot) {
+            pgrx::check_for_interrupts!();
             let mut copied = false;
+            let outer = pg_sys::MemoryContextSwitchTo(context);
             let tuple = pg_sys::ExecFetchSlotHeapTuple(slot, false, &mut copied);
-            let key = key(fired, template, &Row { tuple, descriptor, complete: true })?;
-            if copied {
-                pg_sys::heap_freetuple(tuple);
-            }
+            let key = key(fired, &template, &Row { tuple, descriptor, complete: true });
+            pg_sys::MemoryContextSwitchTo(outer);
+            let key = key?;
+            pg_sys::MemoryContextReset(context);
             match places.get(&key) {
                 Some(place) => counts[*place].1 += 1,
                 None => {
@@ -84,6 +95,7 @@ fn rows_per_key(fired: &Fired, template: &[u8]) -> Result<Vec<(Vec<u8>, u64)>> {
                 }
             }
         }
+        pg_sys::MemoryContextDelete(context);
         pg_sys::ExecDropSingleTupleTableSlot(slot);
         pg_sys::tuplestore_select_read_pointer(store, 0);
     }

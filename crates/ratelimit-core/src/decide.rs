@@ -30,6 +30,12 @@ impl<'a, S: State> Limit<'a, S> {
         (self.rule, self.cost)
     }
 
+    /// Whether the state knows a later moment than `now`.
+    #[inline(always)]
+    pub(crate) fn is_ahead(&self, now: Now) -> bool {
+        with_meter!(self.rule, meter => meter.is_ahead(&self.state, now))
+    }
+
     /// Why the cost cannot be taken, and for how long; `None` if it can.
     fn refusal(&self, now: Now) -> Option<Refusal> {
         with_meter!(self.rule, meter => refusal(meter, &self.state, now, self.cost))

@@ -89,6 +89,11 @@ impl Meter for FixedWindow {
         Count { start, end, count }
     }
 
+    fn is_ahead<S: State>(&self, state: &S, now: Now) -> bool {
+        let [_, count, start] = state.words();
+        count > 0 && start.cast_signed() > now.wall
+    }
+
     fn store<S: State>(&self, state: &mut S, view: &Count) {
         state.set_words([view.end.cast_unsigned(), view.count, view.start.cast_unsigned()]);
     }

@@ -13,6 +13,10 @@ pub(crate) trait Meter {
     fn capacity(&self) -> u64;
     /// Reads the state.
     fn view<S: State>(&self, state: &S, now: Now) -> Self::View;
+    /// Whether the state knows a later moment than `now`: then `now` was read before another process had its turn.
+    fn is_ahead<S: State>(&self, _state: &S, _now: Now) -> bool {
+        false
+    }
     /// Writes it back.
     fn store<S: State>(&self, state: &mut S, view: &Self::View);
     /// Whether `cost` fits.

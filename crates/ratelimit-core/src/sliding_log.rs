@@ -60,6 +60,12 @@ impl SlidingLog {
         self.quota as usize
     }
 
+    /// Whether the next change gives the ring another size, and so writes all of it.
+    pub(crate) fn resizes<S: State>(&self, state: &S) -> bool {
+        let (_, size) = unpack(state.words()[0]);
+        size != 0 && size != self.places()
+    }
+
     /// When what is taken now will have expired.
     pub(crate) fn expiry(&self, now: Now) -> Micros {
         now.steady.saturating_add(self.period)
@@ -83,11 +89,11 @@ impl SlidingLog {
 
     /// The places that a charge of `cost` writes, as a start and a number: all of them when the ring changes its size.
     pub(crate) fn writes<S: State>(&self, state: &S, cost: u64) -> (usize, usize) {
-        let (head, size) = unpack(state.words()[0]);
         let places = self.places();
-        if size != places && size != 0 {
+        if self.resizes(state) {
             return (0, places);
         }
+        let (head, _) = unpack(state.words()[0]);
         (head, usize::try_from(cost).unwrap_or(places).min(places))
     }
 }
@@ -115,6 +121,11 @@ impl Meter for SlidingLog {
         // An untouched key has a ring of the right size with nothing in it.
         let size = if size == 0 { self.places() } else { size };
         Ring { head, size, horizon }
+    }
+
+    fn is_ahead<S: State>(&self, state: &S, now: Now) -> bool {
+        let ring = self.view(state, now);
+        ring.time(state, ring.size.saturating_sub(1)) > now.steady
     }
 
     fn store<S: State>(&self, state: &mut S, view: &Ring) {

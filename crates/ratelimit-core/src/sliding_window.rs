@@ -71,6 +71,10 @@ impl Meter for SlidingWindow {
         Counts { start, elapsed, previous, current }
     }
 
+    fn is_ahead<S: State>(&self, state: &S, now: Now) -> bool {
+        state.words()[0].cast_signed().saturating_sub(self.period) > now.steady
+    }
+
     fn store<S: State>(&self, state: &mut S, view: &Counts) {
         let end = view.start.saturating_add(self.period);
         state.set_words([end.cast_unsigned(), view.previous, view.current]);

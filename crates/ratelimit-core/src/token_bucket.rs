@@ -201,6 +201,11 @@ impl Meter for IntervalBucket {
         Missing { used, since }
     }
 
+    fn is_ahead<S: State>(&self, state: &S, now: Now) -> bool {
+        let [used, since, _] = state.words();
+        used > 0 && since.cast_signed() > now.steady
+    }
+
     #[inline(always)]
     fn store<S: State>(&self, state: &mut S, view: &Missing) {
         state.set_words([view.used, view.since.cast_unsigned(), self.mark]);

@@ -101,6 +101,8 @@ proptest! {
 
     #[test]
     fn a_bucket_keeps_its_tat_up_to_a_whole_bucket(quota in 1..1_000u64, other in 1..1_000u64, span in span(), longer in span(), used in 1..1_000u64) {
+        // An overdraft under the same definition stays what it is.
+        prop_assume!((quota, span) != (other, longer));
         let spec = another(&bucket("1/s"), quota, span);
         let mut key = Key::new(&spec);
         key.charge(at(NOON), used);

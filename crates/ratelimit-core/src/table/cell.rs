@@ -43,9 +43,9 @@ impl Cell {
         [self.key[0].load(Ordering::Relaxed), self.key[1].load(Ordering::Relaxed)]
     }
 
-    /// Takes the lock. Holders do a few dozen instructions; `wait` is called where one lost its processor meanwhile.
+    /// Takes the lock. Most holders do a few dozen instructions; `wait` is called where one takes longer or lost its processor.
     #[inline]
-    pub(super) fn lock(&self, wait: impl Fn()) -> Locked<'_> {
+    pub(super) fn lock(&self, wait: impl Fn(u32)) -> Locked<'_> {
         let mut spins = 0;
         loop {
             match self.try_lock() {
@@ -57,7 +57,7 @@ impl Cell {
 
     /// Takes the lock of the cell as this key's; gives up when it becomes another's.
     #[inline(always)]
-    pub(super) fn lock_as(&self, key: Key, wait: impl Fn()) -> Option<Locked<'_>> {
+    pub(super) fn lock_as(&self, key: Key, wait: impl Fn(u32)) -> Option<Locked<'_>> {
         let mut spins = 0;
         loop {
             match self.try_lock() {
@@ -81,10 +81,10 @@ impl Cell {
     }
 }
 
-fn pause(spins: &mut u32, wait: impl Fn()) {
+fn pause(spins: &mut u32, wait: impl Fn(u32)) {
     *spins = spins.wrapping_add(1);
     if spins.is_multiple_of(64) {
-        wait();
+        wait(*spins / 64);
     } else {
         core::hint::spin_loop();
     }

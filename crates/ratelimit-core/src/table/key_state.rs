@@ -55,26 +55,34 @@ impl<'a, 't, H: Host> KeyState<'a, 't, H> {
         (self.words()[0] >> 32) as u16
     }
 
-    /// Keeps the cells that a charge of `cost` writes until what it writes has expired; the first one missing is the error.
-    pub(super) fn keep_log(&self, rule: &Rule, cost: u64, now: Now) -> Result<(), Key> {
+    /// Keeps the cells that a charge of `cost` writes until what it writes has expired; the first one missing is the error, and
+    /// then none is kept. A refund writes other cells, which are there, unless the ring gets another size.
+    pub(super) fn keep_log(
+        &self,
+        rule: &Rule,
+        cost: u64,
+        now: Now,
+        refund: bool,
+    ) -> Result<(), Key> {
         let Rule::SlidingLog(log) = rule else {
             return Ok(());
         };
+        if refund && !log.resizes(self) {
+            return Ok(());
+        }
+        let (head, count) = log.writes(self, cost);
+        let places = (0..count).map(|n| (head + n) % log.places().max(1));
+        let further =
+            places.filter(|place| *place >= FIRST_PLACES).map(|place| self.further(place));
+        // The first place in each cell stands for the cell.
+        let cells = further.enumerate().filter(|(n, (_, place))| *n == 0 || *place == 0);
+        let keys = cells.map(|(_, (key, _))| key);
+        for key in keys.clone() {
+            self.table.find(key).ok_or(key)?;
+        }
         let owner = self.cell.as_ref().map_or(usize::MAX, |cell| cell.place_in(self.table.cells));
         let until = log.expiry(now);
-        let (head, count) = log.writes(self, cost);
-        let mut last = None;
-        for n in 0..count {
-            let place = (head + n) % log.places().max(1);
-            if place < FIRST_PLACES {
-                continue;
-            }
-            let (key, _) = self.further(place);
-            if last == Some(key) {
-                continue;
-            }
-            last = Some(key);
-            let mut cell = self.table.find(key).ok_or(key)?;
+        for mut cell in keys.filter_map(|key| self.table.find(key)) {
             cell.set_fresh(until);
             cell.set_owner(owner);
         }

@@ -19,7 +19,7 @@ pub use cell::{Cell, Key, Locked};
 pub use key_state::KeyState;
 pub use transaction::Request;
 
-use crate::time::{Micros, SECOND};
+use crate::time::{Micros, Now, SECOND};
 
 /// How many cells are looked at before a key is said not to be there. At the load that two cells a key allow, a key lands
 /// further than this from its home less than once in 10^12.
@@ -34,8 +34,12 @@ pub trait Host {
     fn lock(&self, partition: usize);
     /// Releases it.
     fn unlock(&self, partition: usize);
-    /// Gives the processor away for a moment.
-    fn yield_now(&self);
+    /// Gives the processor away for a moment; the longer, the more often it was given away in vain.
+    fn yield_now(&self, times: u32);
+    /// A later moment than any that was read before. Called while cells are locked.
+    fn now(&self) -> Now;
+    /// Called in long work, while nothing is locked. May end it by not coming back.
+    fn interrupts(&self);
 }
 
 /// What to do with a new key when nothing is free.
@@ -157,7 +161,7 @@ impl<'t, H: Host> Table<'t, H> {
             None => self.search(key)?,
         };
         // It may be given away before we have the lock.
-        cell.lock_as(key, || self.host.yield_now())
+        cell.lock_as(key, |times| self.host.yield_now(times))
     }
 
     fn search(&self, key: Key) -> Option<&'t Cell> {
@@ -175,6 +179,7 @@ impl<'t, H: Host> Table<'t, H> {
 
     /// Sees to it that a cell is there. Must not be called with a cell locked.
     fn assign(&self, wanted: &Wanted, now: Micros) -> Result<(), Full> {
+        self.host.interrupts();
         let partition = self.partition(wanted.key);
         self.host.lock(partition);
         let assigned = self.assign_locked(wanted, now);
@@ -194,7 +199,7 @@ impl<'t, H: Host> Table<'t, H> {
                 Choice::Victim(_) | Choice::Logs => return Err(self.full(wanted)),
             };
             let Some((cell, evict)) = choice else { continue };
-            let mut locked = cell.lock(|| self.host.yield_now());
+            let mut locked = cell.lock(|times| self.host.yield_now(times));
             // Its key may have been busy since we looked.
             let until = if evict { locked.open() } else { locked.fresh() };
             if until > now || evict && locked.owner().is_some() {
@@ -230,7 +235,7 @@ impl<'t, H: Host> Table<'t, H> {
             if free.is_some() {
                 continue;
             }
-            let locked = cell.lock(|| self.host.yield_now());
+            let locked = cell.lock(|times| self.host.yield_now(times));
             let fresh = locked.fresh();
             if fresh <= now {
                 free = Some(cell);
@@ -268,17 +273,19 @@ impl<'t, H: Host> Table<'t, H> {
     fn push_out_log(&self, wanted: &Wanted, now: Micros) -> bool {
         for cell in self.places(wanted.key) {
             let (key, owner) = {
-                let locked = cell.lock(|| self.host.yield_now());
+                let locked = cell.lock(|times| self.host.yield_now(times));
                 (locked.key(), locked.owner().and_then(|place| self.cells.get(place)))
             };
             let Some(owner) = owner else { continue };
-            let mut first = owner.lock(|| self.host.yield_now());
+            let mut first = owner.lock(|times| self.host.yield_now(times));
+            if first.key() == wanted.owner {
+                continue;
+            }
             if !key_state::further_keys(&first).any(|further| further == key) {
-                // Its log is gone.
-                drop(first);
+                // Its log is gone. The lock of what took its place keeps it so.
                 return self.find(key).map(|mut cell| cell.clear()).is_some();
             }
-            if first.open() <= now && first.key() != wanted.owner {
+            if first.open() <= now {
                 self.push_out(&mut first);
                 return true;
             }
@@ -289,7 +296,7 @@ impl<'t, H: Host> Table<'t, H> {
     /// When one of the places of a key will be free.
     fn full(&self, wanted: &Wanted) -> Full {
         let free_at = |cell: &Cell| {
-            let locked = cell.lock(|| self.host.yield_now());
+            let locked = cell.lock(|times| self.host.yield_now(times));
             match self.on_full {
                 OnFull::Evict if locked.owner().is_none() => locked.fresh().min(locked.open()),
                 _ => locked.fresh(),
@@ -313,8 +320,8 @@ impl<'t, H: Host> Table<'t, H> {
     /// Forgets all keys of a limiter; says how many there were.
     pub fn reset_all(&self, tag: u32, now: Micros) -> u64 {
         let mut count = 0;
-        for cell in self.cells.iter().filter(|cell| cell.key()[0] != 0) {
-            let mut locked = cell.lock(|| self.host.yield_now());
+        for cell in self.used() {
+            let mut locked = cell.lock(|times| self.host.yield_now(times));
             if locked.tag() == tag {
                 count += u64::from(locked.primary() && locked.kind() != 0 && locked.fresh() > now);
                 locked.clear();
@@ -326,10 +333,16 @@ impl<'t, H: Host> Table<'t, H> {
     /// How many keys have used something.
     pub fn keys(&self, now: Micros) -> u64 {
         let live = |cell: &&Cell| {
-            let locked = cell.lock(|| self.host.yield_now());
+            let locked = cell.lock(|times| self.host.yield_now(times));
             locked.primary() && locked.kind() != 0 && locked.fresh() > now
         };
-        self.cells.iter().filter(|cell| cell.key()[0] != 0).filter(live).count() as u64
+        self.used().filter(live).count() as u64
+    }
+
+    /// All cells that were ever used.
+    fn used(&self) -> impl Iterator<Item = &'t Cell> + '_ {
+        let parts = self.cells.chunks(4_096).inspect(|_| self.host.interrupts());
+        parts.flatten().filter(|cell| cell.key()[0] != 0)
     }
 }
 

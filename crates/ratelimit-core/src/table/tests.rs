@@ -1,5 +1,6 @@
 extern crate std;
 
+use core::sync::atomic::AtomicI64;
 use std::collections::HashMap;
 use std::sync::Mutex;
 use std::vec::Vec;
@@ -14,6 +15,8 @@ use proptest::prelude::*;
 #[derive(Debug, Default)]
 struct Threads {
     partitions: [Mutex<bool>; 8],
+    /// What the clock shows to who looks again.
+    now: AtomicI64,
 }
 
 impl Host for &Threads {
@@ -25,9 +28,13 @@ impl Host for &Threads {
     fn unlock(&self, partition: usize) {
         *self.partitions[partition].lock().unwrap() = false;
     }
-    fn yield_now(&self) {
+    fn yield_now(&self, _: u32) {
         std::thread::yield_now();
     }
+    fn now(&self) -> Now {
+        Now::at(self.now.load(Ordering::Relaxed).max(START.steady))
+    }
+    fn interrupts(&self) {}
 }
 
 struct Memory {
@@ -209,6 +216,40 @@ fn racing_first_calls_share_one_log() {
             }
         });
         assert_eq!(admitted.into_inner(), 300);
+    }
+}
+
+#[test]
+fn who_read_the_clock_before_a_window_ended_does_not_bring_it_back() {
+    const EDGE: i64 = START.steady - START.steady % 60_000_000 + 60_000_000;
+    for algorithm in Algorithm::NAMES.map(|(_, algorithm)| algorithm) {
+        let memory = Memory::new(100);
+        memory.threads.now.store(EDGE + 15, Ordering::Relaxed);
+        let (table, rule) = (memory.table(), rule("100 per minute", algorithm));
+        let take = |time| (0..100).filter(|_| take(&table, &rule, 1, Now::at(time))).count();
+        let admitted = take(EDGE + 10) + take(EDGE - 1) + take(EDGE + 20);
+        assert_eq!(admitted, 100, "{algorithm:?}");
+    }
+}
+
+#[test]
+fn a_log_that_does_not_fit_is_refused_at_last() {
+    let memory = Memory::new(100);
+    let (table, rule) = (memory.table(), rule("1000 per hour", Algorithm::SlidingLog));
+    assert!(table.charge(&[request(&rule, 1, 1_000)], START).is_err());
+    // What it had claimed is free again soon.
+    let later = START.plus(2 * SECOND);
+    let small = self::rule("1 per hour", Algorithm::TokenBucket);
+    assert!((2..100).all(|n| take(&table, &small, n, later)));
+}
+
+#[test]
+fn large_logs_push_each_other_out_and_finish() {
+    let memory = Memory::new(2_000);
+    let (table, rule) = (memory.table(), rule("1000 per hour", Algorithm::SlidingLog));
+    for n in 0..40 {
+        let most = [request(&rule, n, 999)];
+        assert!(table.decide(&most, START.plus(n as i64), Operation::Take).unwrap().allowed, "{n}");
     }
 }
 

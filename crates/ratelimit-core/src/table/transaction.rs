@@ -60,8 +60,10 @@ impl<'t, H: Host> Table<'t, H> {
         loop {
             let mut state = KeyState::new(self, key, rule, now);
             let found = state.lock();
+            let mut limit = Limit::new(rule, &mut state, cost);
+            let now = if limit.is_ahead(now) { self.host.now() } else { now };
             // An untouched key is only looked at: what it refuses needs no cell.
-            let taken = Limit::new(rule, &mut state, cost).try_take(now);
+            let taken = limit.try_take(now);
             if found || !taken || cost == 0 {
                 return Ok(taken);
             }
@@ -77,17 +79,18 @@ impl<'t, H: Host> Table<'t, H> {
         operation: Operation,
     ) -> Result<Decision, Full> {
         let mode = if operation == Operation::Take { Mode::Take } else { Mode::Look };
-        self.run(requests, now, mode, |limits| decide(limits, now, operation))
+        self.run(requests, now, mode, |limits, now| decide(limits, now, operation))
     }
 
     /// Takes as much as fits, up to the cost, which is the same in all requests: see [`take_at_most`].
+    #[expect(clippy::redundant_closure, reason = "the function itself would have to live for ever")]
     pub fn take_at_most(&self, requests: &[Request<'_>], now: Now) -> Result<u64, Full> {
-        self.run(requests, now, Mode::Charge, |limits| take_at_most(limits, now))
+        self.run(requests, now, Mode::Charge, |limits, now| take_at_most(limits, now))
     }
 
     /// Takes all costs, whether they fit or not.
     pub fn charge(&self, requests: &[Request<'_>], now: Now) -> Result<(), Full> {
-        self.run(requests, now, Mode::Charge, |limits| {
+        self.run(requests, now, Mode::Charge, |limits, now| {
             for limit in limits {
                 limit.charge(now);
             }
@@ -96,7 +99,7 @@ impl<'t, H: Host> Table<'t, H> {
 
     /// Gives all costs back, never above the capacity.
     pub fn refund(&self, requests: &[Request<'_>], now: Now) -> Result<(), Full> {
-        self.run(requests, now, Mode::Refund, |limits| {
+        self.run(requests, now, Mode::Refund, |limits, now| {
             for limit in limits {
                 limit.refund(now);
             }
@@ -109,16 +112,26 @@ impl<'t, H: Host> Table<'t, H> {
         requests: &[Request<'_>],
         now: Now,
         mode: Mode,
-        action: impl FnOnce(&mut [Limit<'_, KeyState<'_, 't, H>>]) -> R,
+        action: impl FnOnce(&mut [Limit<'_, KeyState<'_, 't, H>>], Now) -> R,
     ) -> Result<R, Full> {
         loop {
             let mut limits = self.lock_all(requests, now);
-            if let Some(wanted) = missing(requests, &mut limits, now, mode) {
-                drop(limits);
-                self.assign(&wanted, now.steady)?;
-                continue;
+            // Another process that read the clock later may have had the locks before us.
+            let ahead = limits.iter().any(|limit| limit.is_ahead(now));
+            let now = if ahead { self.host.now() } else { now };
+            match missing(requests, &mut limits, now, mode) {
+                Missing::Nothing => return Ok(action(&mut limits, now)),
+                Missing::FirstCells => {
+                    drop(limits);
+                    for request in requests.iter().filter(|request| request.cost > 0) {
+                        self.assign(&request.first_cell(), now.steady)?;
+                    }
+                }
+                Missing::Further(wanted) => {
+                    drop(limits);
+                    self.assign(&wanted, now.steady)?;
+                }
             }
-            return Ok(action(&mut limits));
         }
     }
 
@@ -141,35 +154,45 @@ impl<'t, H: Host> Table<'t, H> {
     }
 }
 
-/// A cell that the action will write and that is not there yet.
+/// What the action will write and what is not there yet.
+enum Missing {
+    Nothing,
+    /// Some of the keys have no cell.
+    FirstCells,
+    /// A further cell of a log.
+    Further(Wanted),
+}
+
 fn missing<H: Host>(
     requests: &[Request<'_>],
     limits: &mut [Limit<'_, KeyState<'_, '_, H>>],
     now: Now,
     mode: Mode,
-) -> Option<Wanted> {
+) -> Missing {
     let prepared = |limit: &mut Limit<'_, KeyState<'_, '_, H>>| {
         limit.state().has_cell() && !matches!(limit.asked().0, Rule::SlidingLog(_))
     };
     if mode == Mode::Look || limits.iter_mut().all(prepared) {
-        return None;
+        return Missing::Nothing;
     }
     if mode == Mode::Take && !decide(limits, now, Operation::Peek).allowed {
-        return None;
+        return Missing::Nothing;
+    }
+    let absent = |limit: &mut Limit<'_, KeyState<'_, '_, H>>| {
+        limit.asked().1 > 0 && !limit.state().has_cell()
+    };
+    if mode != Mode::Refund && limits.iter_mut().any(absent) {
+        return Missing::FirstCells;
     }
     for (request, limit) in requests.iter().zip(limits) {
         let (rule, cost) = limit.asked();
         let state = limit.state();
-        let absent = !state.has_cell();
-        if cost == 0 || absent && mode == Mode::Refund {
+        if cost == 0 || !state.has_cell() {
             continue;
         }
-        if absent {
-            return Some(request.first_cell());
-        }
-        if let Err(key) = state.keep_log(rule, cost, now) {
-            return Some(Wanted { key, primary: false, ..request.first_cell() });
+        if let Err(key) = state.keep_log(rule, cost, now, mode == Mode::Refund) {
+            return Missing::Further(Wanted { key, primary: false, ..request.first_cell() });
         }
     }
-    None
+    Missing::Nothing
 }
