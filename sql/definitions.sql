@@ -34,7 +34,7 @@ CREATE TABLE rl_rules (
     position  integer NOT NULL DEFAULT 1 CHECK (position BETWEEN 1 AND 100),
     algorithm rl_algorithm NOT NULL DEFAULT 'token_bucket',
     quota     bigint NOT NULL CHECK (quota BETWEEN 0 AND 1000000000000),
-    period    interval NOT NULL CHECK (period BETWEEN '1 millisecond' AND '1000 years'),
+    period    interval NOT NULL CHECK (period >= '1 millisecond'),
     burst     bigint CHECK (burst BETWEEN 1 AND 1000000000000),
     refill    text NOT NULL DEFAULT 'continuous' CHECK (refill IN ('continuous', 'interval')),
     anchor    text NOT NULL DEFAULT 'clock' CHECK (anchor IN ('clock', 'epoch', 'first_hit')),

@@ -16,6 +16,9 @@ use crate::rule::Rule;
 use crate::spec::{check_together, Algorithm, Anchor, RateSpec, Refill, RuleError, MAX_QUOTA};
 use crate::time::{HOUR, MILLISECOND, MINUTE, SECOND};
 
+/// As many rates a string may have, and rules a limiter.
+const MAX_RULES: usize = 100;
+
 /// What is wrong with a rate string, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RateError {
@@ -32,6 +35,9 @@ pub fn parse_rates(text: &str, algorithm: Algorithm) -> Result<Vec<RateSpec>, Ra
     loop {
         let start = parser.position();
         let spec = parser.rate(algorithm)?;
+        if specs.len() >= MAX_RULES {
+            return Err(parser.at(start, "A limiter has at most 100 rules."));
+        }
         specs.push(spec);
         Rule::new(&spec, Rc::new(Utc))
             .and_then(|_| check_together(&specs))
@@ -236,6 +242,14 @@ mod tests {
         assert_eq!(two.len(), 2);
         let year = parse_rates("5 per 2 years", Algorithm::FixedWindow).unwrap();
         assert_eq!(year[0].period, Period::Months(24));
+    }
+
+    #[test]
+    fn a_string_has_at_most_as_many_rates_as_a_limiter_has_rules() {
+        let rates = |count| ["1/s"].repeat(count).join(",");
+        assert_eq!(parse_rates(&rates(100), Algorithm::TokenBucket).unwrap().len(), 100);
+        let error = parse_rates(&rates(1_000_000), Algorithm::TokenBucket).unwrap_err();
+        assert_eq!(error.position, 401);
     }
 
     #[test]
