@@ -89,7 +89,7 @@ impl core::fmt::Display for RuleError {
             RuleError::PeriodTooShort => "A period is at least 1 millisecond.",
             RuleError::PeriodTooLong => "A period is at most 1000 years.",
             RuleError::Months => "Months and years have no fixed length: only fixed_window can count in them.",
-            RuleError::Log => "A sliding_log keeps one time per unit of its quota, and at most 1000.",
+            RuleError::Log => "A sliding_log keeps one time per unit of its quota, at most 1000; use sliding_window for more.",
             RuleError::Contradiction => {
                 "Two rules with the same algorithm and the same period have different quotas or bursts."
             }
