@@ -2,6 +2,7 @@
 
 use crate::decision::{Decision, Reason};
 use crate::meter::Meter;
+use crate::receipt::Receipt;
 use crate::rule::{with_meter, Rule};
 use crate::state::State;
 use crate::time::{Micros, Now};
@@ -12,12 +13,13 @@ pub struct Limit<'a, S> {
     rule: &'a Rule,
     state: S,
     cost: u64,
+    receipt: Option<Receipt>,
 }
 
 impl<'a, S: State> Limit<'a, S> {
     /// Asks `cost` of `rule` for the key whose state this is.
     pub fn new(rule: &'a Rule, state: S, cost: u64) -> Self {
-        Limit { rule, state, cost }
+        Limit { rule, state, cost, receipt: None }
     }
 
     /// The state.
@@ -47,7 +49,21 @@ impl<'a, S: State> Limit<'a, S> {
 
     /// Takes the cost, whether it fits or not.
     pub fn charge(&mut self, now: Now) {
-        with_meter!(self.rule, meter => charge(meter, &mut self.state, now, self.cost));
+        self.receipt =
+            with_meter!(self.rule, meter => charge(meter, &mut self.state, now, self.cost));
+    }
+
+    /// What to remember of the last charge, to [`undo`](Limit::undo) it.
+    pub fn receipt(&self) -> Option<Receipt> {
+        self.receipt
+    }
+
+    /// Gives back what a charge took, as far as it still counts: what has come back by itself since then is not given twice. The
+    /// state then holds at least as much as if the charge had never been made.
+    pub fn undo(&mut self, now: Now, receipt: &Receipt) {
+        if receipt.epoch == self.state.epoch() {
+            with_meter!(self.rule, meter => undo(meter, &mut self.state, now, receipt));
+        }
     }
 
     /// Gives the cost back, never above the capacity.
@@ -61,11 +77,30 @@ impl<'a, S: State> Limit<'a, S> {
         with_meter!(self.rule, meter => try_take(meter, &mut self.state, now, self.cost))
     }
 
+    /// The same, with a receipt: see [`receipt`](Limit::receipt).
+    #[inline(always)]
+    pub fn try_take_with_receipt(&mut self, now: Now) -> bool {
+        let taken = self.try_take(now);
+        if taken && self.cost > 0 {
+            self.receipt =
+                Some(with_meter!(self.rule, meter => receipt(meter, &self.state, now, self.cost)));
+        }
+        taken
+    }
+
+    /// Writes until when the state matters, for a state that was put together elsewhere.
+    pub(crate) fn settle(&mut self, now: Now) {
+        with_meter!(self.rule, meter => {
+            let view = meter.view(&self.state, now);
+            settle(meter, &mut self.state, view, now);
+        });
+    }
+
     fn remaining(&self, now: Now) -> u64 {
         with_meter!(self.rule, meter => meter.remaining(&self.state, &meter.view(&self.state, now)))
     }
 
-    fn reset_after(&self, now: Now) -> Micros {
+    pub(crate) fn reset_after(&self, now: Now) -> Micros {
         with_meter!(self.rule, meter => {
             meter.reset_after(&self.state, &meter.view(&self.state, now), now, 0)
         })
@@ -161,13 +196,28 @@ fn answer<M: Meter, S: State>(
     }
 }
 
-fn charge<M: Meter, S: State>(meter: &M, state: &mut S, now: Now, cost: u64) {
+fn charge<M: Meter, S: State>(meter: &M, state: &mut S, now: Now, cost: u64) -> Option<Receipt> {
     if cost == 0 || meter.capacity() == 0 {
-        return;
+        return None;
     }
     let mut view = meter.view(state, now);
     meter.charge(state, &mut view, now, cost);
     settle(meter, state, view, now);
+    Some(receipt(meter, state, now, cost))
+}
+
+/// What to remember of a charge that was just made.
+#[inline(always)]
+fn receipt<M: Meter, S: State>(meter: &M, state: &S, now: Now, cost: u64) -> Receipt {
+    let view = meter.view(state, now);
+    Receipt { epoch: state.epoch(), ..meter.receipt(state, &view, now, cost) }
+}
+
+fn undo<M: Meter, S: State>(meter: &M, state: &mut S, now: Now, receipt: &Receipt) {
+    let mut view = meter.view(state, now);
+    if meter.undo(state, &mut view, now, receipt) {
+        settle(meter, state, view, now);
+    }
 }
 
 fn refund<M: Meter, S: State>(meter: &M, state: &mut S, now: Now, cost: u64) {

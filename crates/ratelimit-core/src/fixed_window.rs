@@ -8,6 +8,7 @@ use core::cell::Cell;
 use crate::calendar::{after, window, Calendar};
 use crate::meter::Meter;
 use crate::period::Period;
+use crate::receipt::Receipt;
 use crate::spec::Anchor;
 use crate::state::State;
 use crate::time::{span, Micros, Now};
@@ -108,6 +109,19 @@ impl Meter for FixedWindow {
 
     fn refund<S: State>(&self, _: &mut S, view: &mut Count, _: Now, cost: u64) {
         view.count = view.count.saturating_sub(cost);
+    }
+
+    fn receipt<S: State>(&self, _: &S, view: &Count, now: Now, cost: u64) -> Receipt {
+        Receipt::new(now, cost, i128::from(view.start), 0, 0)
+    }
+
+    fn undo<S: State>(&self, _: &mut S, view: &mut Count, _: Now, receipt: &Receipt) -> bool {
+        // What was taken in another window counts no more.
+        let counts = i128::from(view.start) == receipt.position;
+        if counts {
+            view.count = view.count.saturating_sub(receipt.cost);
+        }
+        counts
     }
 
     fn remaining<S: State>(&self, _: &S, view: &Count) -> u64 {

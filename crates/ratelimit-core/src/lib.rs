@@ -44,11 +44,13 @@ mod key;
 mod meter;
 mod period;
 mod rate;
+mod receipt;
 mod rule;
 mod sliding_log;
 mod sliding_window;
 mod spec;
 mod state;
+mod stored;
 pub mod table;
 mod time;
 mod token_bucket;
@@ -60,6 +62,7 @@ pub use fixed_window::FixedWindow;
 pub use key::{KeyHasher, Secret};
 pub use period::Period;
 pub use rate::{parse_rates, RateError};
+pub use receipt::{Receipt, Receipts};
 pub use rule::Rule;
 pub use sliding_log::SlidingLog;
 pub use sliding_window::SlidingWindow;
@@ -67,5 +70,6 @@ pub use spec::{
     check_together, Algorithm, Anchor, RateSpec, Refill, RuleError, MAX_LOG, MAX_PERIOD, MAX_QUOTA,
 };
 pub use state::{MemoryState, State, Words};
+pub use stored::{Event, Stored};
 pub use time::{Micros, Now, DAY, HOUR, MILLISECOND, MINUTE, SECOND};
 pub use token_bucket::{IntervalBucket, TokenBucket};

@@ -1,5 +1,6 @@
 //! What every algorithm can be asked.
 
+use crate::receipt::Receipt;
 use crate::state::State;
 use crate::time::{Micros, Now};
 
@@ -25,6 +26,26 @@ pub(crate) trait Meter {
     fn charge<S: State>(&self, state: &mut S, view: &mut Self::View, now: Now, cost: u64);
     /// Gives `cost` back, but never more than was taken.
     fn refund<S: State>(&self, state: &mut S, view: &mut Self::View, now: Now, cost: u64);
+    /// What to remember of a charge of `cost` that was just made, so that it can be undone.
+    fn receipt<S: State>(&self, state: &S, view: &Self::View, now: Now, cost: u64) -> Receipt;
+    /// Gives back what a charge took, as far as it still counts: never more than the state would hold less if the charge had not
+    /// been made. Says whether there was anything.
+    fn undo<S: State>(
+        &self,
+        state: &mut S,
+        view: &mut Self::View,
+        now: Now,
+        receipt: &Receipt,
+    ) -> bool;
+    /// How much later the second of two charges may be, as a power of two in microseconds, for one receipt to stand for both;
+    /// `None`: only if they are of the same window or instant.
+    fn blur(&self) -> Option<u32> {
+        None
+    }
+    /// The position of a receipt that also stands for a further charge of `cost`.
+    fn extended(&self, receipt: &Receipt, _cost: u64) -> i128 {
+        receipt.position
+    }
     /// The largest cost that fits.
     fn remaining<S: State>(&self, state: &S, view: &Self::View) -> u64;
     /// How long until nothing is used any more, if `cost` were taken now.

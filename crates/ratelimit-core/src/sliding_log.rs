@@ -4,6 +4,7 @@
 //! the `cost`-th oldest time, which must have expired. A ring of `quota` places is all an exact answer needs, and all a key uses.
 
 use crate::meter::Meter;
+use crate::receipt::Receipt;
 use crate::spec::MAX_LOG;
 use crate::state::{log_time, log_word, State};
 use crate::time::{span, Micros, Now};
@@ -167,6 +168,39 @@ impl Meter for SlidingLog {
         for n in 0..cost {
             state.set_time(view.place(n), 0);
         }
+    }
+
+    fn receipt<S: State>(&self, _: &S, _: &Ring, now: Now, cost: u64) -> Receipt {
+        Receipt::new(now, cost, i128::from(now.steady), 0, 0)
+    }
+
+    fn undo<S: State>(&self, state: &mut S, view: &mut Ring, _: Now, receipt: &Receipt) -> bool {
+        if view.size != self.places() {
+            return false;
+        }
+        let taken = receipt.at.steady;
+        let expired = view.expired(state);
+        // Usually the newest.
+        let mut end = view.size;
+        while end > expired && view.time(state, end - 1) > taken {
+            end -= 1;
+        }
+        let mut start = end;
+        while start > expired
+            && (end - start) as u64 != receipt.cost
+            && view.time(state, start - 1) == taken
+        {
+            start -= 1;
+        }
+        // What is older moves up: its new places are kept for longer than it needs.
+        let gone = end - start;
+        for n in (expired..start).rev() {
+            state.set_time(view.place(n + gone), state.time(view.place(n)));
+        }
+        for n in expired..expired + gone {
+            state.set_time(view.place(n), 0);
+        }
+        gone > 0
     }
 
     fn remaining<S: State>(&self, state: &S, view: &Ring) -> u64 {

@@ -4,6 +4,7 @@
 //! here both sides are multiplied by the period, so nothing is rounded.
 
 use crate::meter::Meter;
+use crate::receipt::Receipt;
 use crate::state::State;
 use crate::time::{div_ceil, span, Micros, Now};
 
@@ -95,6 +96,22 @@ impl Meter for SlidingWindow {
         let rest = cost.saturating_sub(view.current);
         view.current = view.current.saturating_sub(cost);
         view.previous = view.previous.saturating_sub(rest);
+    }
+
+    fn receipt<S: State>(&self, _: &S, view: &Counts, now: Now, cost: u64) -> Receipt {
+        Receipt::new(now, cost, i128::from(view.start), 0, 0)
+    }
+
+    fn undo<S: State>(&self, _: &mut S, view: &mut Counts, _: Now, receipt: &Receipt) -> bool {
+        let (current, taken) = (i128::from(view.start), receipt.position);
+        if taken == current {
+            view.current = view.current.saturating_sub(receipt.cost);
+        } else if taken == current - i128::from(self.period) {
+            view.previous = view.previous.saturating_sub(receipt.cost);
+        } else {
+            return false;
+        }
+        true
     }
 
     fn remaining<S: State>(&self, _: &S, view: &Counts) -> u64 {

@@ -22,6 +22,12 @@ pub trait State {
     fn settled(&mut self, _fresh: Micros, _open: Micros) {}
     /// A cost was refused that will pass from then on: the state must be kept so long.
     fn refused(&mut self, _until: Micros) {}
+    /// Receipts of what was taken so far must not be used any more.
+    fn void_receipts(&mut self) {}
+    /// Changes whenever receipts become worthless.
+    fn epoch(&self) -> u8 {
+        0
+    }
 }
 
 impl<S: State> State for &mut S {
@@ -43,6 +49,12 @@ impl<S: State> State for &mut S {
     fn refused(&mut self, until: Micros) {
         (**self).refused(until);
     }
+    fn void_receipts(&mut self) {
+        (**self).void_receipts();
+    }
+    fn epoch(&self) -> u8 {
+        (**self).epoch()
+    }
 }
 
 /// A time as the log stores it: ordered like the time, and 0 is before all times.
@@ -60,6 +72,14 @@ pub(crate) const fn log_time(word: u64) -> Micros {
 pub struct MemoryState {
     words: Words,
     log: alloc::vec::Vec<u64>,
+    epoch: u8,
+}
+
+impl MemoryState {
+    /// The places of the log as far as they were written.
+    pub(crate) fn times(&self) -> impl Iterator<Item = u64> + '_ {
+        self.log.iter().copied()
+    }
 }
 
 impl State for MemoryState {
@@ -79,5 +99,11 @@ impl State for MemoryState {
         if let Some(place) = self.log.get_mut(index) {
             *place = word;
         }
+    }
+    fn void_receipts(&mut self) {
+        self.epoch = self.epoch.wrapping_add(1);
+    }
+    fn epoch(&self) -> u8 {
+        self.epoch
     }
 }

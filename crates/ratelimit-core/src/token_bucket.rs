@@ -3,8 +3,14 @@
 //! Continuous refill is the generic cell rate algorithm (GCRA) of ITU-T I.371: one number, the theoretical arrival time (TAT), at
 //! which the bucket would be full again. It is kept in fractions of a microsecond so fine that one token is a whole number of
 //! them, so no rate is rounded, however fast or slow.
+//!
+//! To undo a take, think of the bucket as a queue whose head is served all the time: a take is a job that ends when the arrival
+//! time says. What has been served cannot be given back, because others were let in for it; what has not, can. A job moves up
+//! when one before it is undone, so the bucket also counts how much was ever given back. The count may take in jobs that were
+//! behind: then a little less is given back than could be, never more.
 
 use crate::meter::Meter;
+use crate::receipt::Receipt;
 use crate::state::{State, Words};
 use crate::time::{div_ceil, span, Micros, Now};
 
@@ -17,6 +23,44 @@ pub struct TokenBucket {
     per_token: u64,
     /// The ticks, and above them something to know this definition by.
     mark: u64,
+    /// In such steps the bucket counts, in ticks, what is given back.
+    step: u64,
+}
+
+/// How many steps the whole bucket is counted in, as a power of two.
+const STEPS: u32 = 16;
+/// Steps are counted up to this, and then from 0 on.
+const RETURNED: u64 = (1 << 22) - 1;
+/// Where an arrival time's higher word has the count.
+const RETURNED_SHIFT: u32 = 42;
+
+/// An arrival time and the count, as two words.
+fn pack(tat: i128, returned: u64) -> [u64; 2] {
+    const LONGEST: i128 = 1 << (64 + RETURNED_SHIFT - 1);
+    let tat = tat.clamp(-LONGEST, LONGEST - 1).cast_unsigned();
+    let high = (tat >> 64) as u64 & ((1 << RETURNED_SHIFT) - 1);
+    [tat as u64, high | returned << RETURNED_SHIFT]
+}
+
+/// What [`pack`] packed.
+#[inline(always)]
+fn unpack(low: u64, high: u64) -> (i128, u64) {
+    let signed = (high << (64 - RETURNED_SHIFT)).cast_signed() >> (64 - RETURNED_SHIFT);
+    (i128::from(signed) << 64 | i128::from(low), high >> RETURNED_SHIFT)
+}
+
+/// Adds to a count of steps. When it begins anew, older receipts could be misread: they are made worthless.
+fn add_steps<S: State>(state: &mut S, returned: u64, steps: u128) -> u64 {
+    let sum = u128::from(returned) + steps;
+    if sum > u128::from(RETURNED) {
+        state.void_receipts();
+    }
+    sum as u64 & RETURNED
+}
+
+/// How many steps were given back since a receipt was written.
+fn steps_since(returned: u64, receipt: &Receipt) -> i128 {
+    i128::from(returned.wrapping_sub(u64::from(receipt.returned)) & RETURNED)
 }
 
 /// A mark's ticks: quotas, and so ticks, are below 2^40.
@@ -47,7 +91,20 @@ impl TokenBucket {
         let divisor = gcd(quota, period).max(1);
         // Quota 0 denies before any of this is looked at.
         let (ticks, per_token) = ((quota / divisor).max(1), period / divisor);
-        TokenBucket { burst, ticks, per_token, mark: ticks | mark_of([ticks, per_token, burst]) }
+        let mark = ticks | mark_of([ticks, per_token, burst]);
+        let whole = u128::from(burst) * u128::from(per_token);
+        // A bucket of 10^12 tokens that takes 1000 years to fill is 2^95 ticks: their steps would not fit, but longer ones do
+        // nothing but give less back.
+        let step = u64::try_from(whole >> STEPS).unwrap_or(u64::MAX).max(1);
+        TokenBucket { burst, ticks, per_token, mark, step }
+    }
+
+    /// Empties the bucket less, and counts it.
+    fn give_back<S: State>(&self, state: &mut S, view: &mut Level, ticks: i128) {
+        let ticks = ticks.min(view.used);
+        view.used -= ticks;
+        let steps = ticks.cast_unsigned().div_ceil(u128::from(self.step));
+        view.returned = add_steps(state, view.returned, steps);
     }
 
     #[inline(always)]
@@ -71,6 +128,8 @@ pub(crate) struct Level {
     now: i128,
     /// What is missing to a full bucket.
     used: i128,
+    /// How many steps were ever given back.
+    returned: u64,
 }
 
 impl Meter for TokenBucket {
@@ -83,7 +142,7 @@ impl Meter for TokenBucket {
     #[inline(always)]
     fn view<S: State>(&self, state: &S, now: Now) -> Level {
         let [low, high, mark] = state.words();
-        let tat = (u128::from(low) | u128::from(high) << 64).cast_signed();
+        let (tat, returned) = unpack(low, high);
         let now = i128::from(now.steady) * i128::from(self.ticks);
         let used = if mark == self.mark {
             tat.saturating_sub(now).max(0)
@@ -94,13 +153,13 @@ impl Meter for TokenBucket {
             let tat = rescale(tat, mark & TICKS, self.ticks);
             tat.saturating_sub(now).clamp(0, self.cost(self.burst))
         };
-        Level { now, used }
+        Level { now, used, returned }
     }
 
     #[inline(always)]
     fn store<S: State>(&self, state: &mut S, view: &Level) {
-        let tat = view.now.saturating_add(view.used).cast_unsigned();
-        let words: Words = [tat as u64, (tat >> 64) as u64, self.mark];
+        let [low, high] = pack(view.now.saturating_add(view.used), view.returned);
+        let words: Words = [low, high, self.mark];
         state.set_words(words);
     }
 
@@ -114,8 +173,32 @@ impl Meter for TokenBucket {
         view.used = view.used.saturating_add(self.cost(cost));
     }
 
-    fn refund<S: State>(&self, _: &mut S, view: &mut Level, _: Now, cost: u64) {
-        view.used = view.used.saturating_sub(self.cost(cost)).max(0);
+    fn refund<S: State>(&self, state: &mut S, view: &mut Level, _: Now, cost: u64) {
+        self.give_back(state, view, self.cost(cost));
+    }
+
+    #[inline(always)]
+    fn receipt<S: State>(&self, _: &S, view: &Level, now: Now, cost: u64) -> Receipt {
+        let position = view.now.saturating_add(view.used);
+        Receipt::new(now, cost, position, view.returned as u32, (self.mark >> 32) as u32)
+    }
+
+    fn undo<S: State>(&self, state: &mut S, view: &mut Level, _: Now, receipt: &Receipt) -> bool {
+        if state.words()[2] != self.mark || receipt.mark != (self.mark >> 32) as u32 {
+            return false;
+        }
+        let moved = steps_since(view.returned, receipt) * i128::from(self.step);
+        let left = receipt.position.saturating_sub(moved).saturating_sub(view.now);
+        self.give_back(state, view, left.clamp(0, self.cost(receipt.cost)));
+        true
+    }
+
+    fn blur(&self) -> Option<u32> {
+        blur(self.micros(self.cost(self.burst)))
+    }
+
+    fn extended(&self, receipt: &Receipt, cost: u64) -> i128 {
+        receipt.position.saturating_add(self.cost(cost))
     }
 
     fn remaining<S: State>(&self, _: &S, view: &Level) -> u64 {
@@ -136,6 +219,19 @@ impl Meter for TokenBucket {
     }
 }
 
+/// A thousandth of the time in which a bucket fills: what is taken within it need not be told apart.
+fn blur(fills: Micros) -> Option<u32> {
+    Some(fills.unsigned_abs().checked_ilog2().map_or(0, |power| power.saturating_sub(10)))
+}
+
+/// The words of a [`TokenBucket`]'s state, so much later.
+pub(crate) fn shifted([low, high, mark]: Words, by: Micros) -> Words {
+    let (tat, returned) = unpack(low, high);
+    let ticks = i128::from(mark & TICKS);
+    let [low, high] = pack(tat.saturating_add(ticks * i128::from(by)), returned);
+    [low, high, mark]
+}
+
 /// The same instant in other ticks, rounded up: a definition that changes must not give anything back.
 fn rescale(tat: i128, from: u64, to: u64) -> i128 {
     let (from, to) = (i128::from(from.max(1)), i128::from(to));
@@ -149,15 +245,25 @@ pub struct IntervalBucket {
     quota: u64,
     burst: u64,
     period: Micros,
-    /// Something to know this definition by.
+    /// Something to know this definition by, with room below for the count of what was given back.
     mark: u64,
+    /// In steps of so many tokens.
+    step: u64,
 }
 
 impl IntervalBucket {
     /// `quota` tokens come back at the end of every `period`, counted from the take that left the bucket no longer full.
     pub(crate) fn new(quota: u64, period: Micros, burst: u64) -> Self {
         let mark = mark_of([quota, burst, period.unsigned_abs()]);
-        IntervalBucket { quota, burst, period, mark }
+        IntervalBucket { quota, burst, period, mark, step: (burst >> STEPS).max(1) }
+    }
+
+    /// Empties the bucket less, and counts it.
+    fn give_back<S: State>(&self, state: &mut S, view: &mut Missing, tokens: u64) {
+        let tokens = tokens.min(view.used);
+        view.used -= tokens;
+        let steps = u128::from(tokens.div_ceil(self.step));
+        view.returned = add_steps(state, view.returned, steps);
     }
 
     /// The wait for `tokens` to come back.
@@ -175,6 +281,8 @@ impl IntervalBucket {
 pub(crate) struct Missing {
     used: u64,
     since: Micros,
+    /// How many steps were ever given back.
+    returned: u64,
 }
 
 impl Meter for IntervalBucket {
@@ -187,6 +295,7 @@ impl Meter for IntervalBucket {
     #[inline(always)]
     fn view<S: State>(&self, state: &S, now: Now) -> Missing {
         let [used, since, mark] = state.words();
+        let (mark, returned) = (mark & !TICKS, mark & RETURNED);
         // What is more than a whole bucket of another definition leaves this one empty, not worse.
         let used = if mark == self.mark { used } else { used.min(self.burst) };
         // What comes from the future has just begun.
@@ -194,11 +303,11 @@ impl Meter for IntervalBucket {
         let periods = now.steady.abs_diff(since) / self.period.unsigned_abs();
         let used = used.saturating_sub(periods.saturating_mul(self.quota));
         if used == 0 {
-            return Missing { used: 0, since: now.steady };
+            return Missing { used: 0, since: now.steady, returned };
         }
         let since =
             since.saturating_add_unsigned(periods.saturating_mul(self.period.unsigned_abs()));
-        Missing { used, since }
+        Missing { used, since, returned }
     }
 
     fn is_ahead<S: State>(&self, state: &S, now: Now) -> bool {
@@ -208,7 +317,7 @@ impl Meter for IntervalBucket {
 
     #[inline(always)]
     fn store<S: State>(&self, state: &mut S, view: &Missing) {
-        state.set_words([view.used, view.since.cast_unsigned(), self.mark]);
+        state.set_words([view.used, view.since.cast_unsigned(), self.mark | view.returned]);
     }
 
     #[inline(always)]
@@ -221,8 +330,44 @@ impl Meter for IntervalBucket {
         view.used = view.used.saturating_add(cost);
     }
 
-    fn refund<S: State>(&self, _: &mut S, view: &mut Missing, _: Now, cost: u64) {
-        view.used = view.used.saturating_sub(cost);
+    fn refund<S: State>(&self, state: &mut S, view: &mut Missing, _: Now, cost: u64) {
+        self.give_back(state, view, cost);
+    }
+
+    #[inline(always)]
+    fn receipt<S: State>(&self, _: &S, view: &Missing, now: Now, cost: u64) -> Receipt {
+        // Where the job ends, in tokens, and since when they have been brought back from its front.
+        let position = i128::from(view.since) << 64 | i128::from(view.used);
+        Receipt::new(now, cost, position, view.returned as u32, (self.mark >> 32) as u32)
+    }
+
+    fn undo<S: State>(
+        &self,
+        state: &mut S,
+        view: &mut Missing,
+        now: Now,
+        receipt: &Receipt,
+    ) -> bool {
+        if state.words()[2] & !TICKS != self.mark || receipt.mark != (self.mark >> 32) as u32 {
+            return false;
+        }
+        let (since, used) = ((receipt.position >> 64) as Micros, receipt.position as u64);
+        let periods = now.steady.saturating_sub(since).max(0) / self.period;
+        let served = i128::from(periods) * i128::from(self.quota);
+        let moved = steps_since(view.returned, receipt) * i128::from(self.step);
+        let left = i128::from(used) - served - moved;
+        let left = left.clamp(0, i128::from(receipt.cost));
+        self.give_back(state, view, u64::try_from(left).unwrap_or(0));
+        true
+    }
+
+    fn blur(&self) -> Option<u32> {
+        let periods = self.burst.div_ceil(self.quota.max(1));
+        blur(self.period.saturating_mul(periods.cast_signed()))
+    }
+
+    fn extended(&self, receipt: &Receipt, cost: u64) -> i128 {
+        receipt.position.saturating_add(i128::from(cost))
     }
 
     fn remaining<S: State>(&self, _: &S, view: &Missing) -> u64 {

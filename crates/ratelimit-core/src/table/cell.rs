@@ -13,10 +13,17 @@ const LOCKED: u32 = 1;
 const PRIMARY: u32 = 2;
 /// The cell holds further times of a log, and `open` the place of that log's first cell.
 const FURTHER: u32 = 4;
-const KIND: u32 = 0xff00;
-const KIND_SHIFT: u32 = 8;
-/// Of a log's further cells: to which log of its key they belong.
-const MARK_SHIFT: u32 = 16;
+/// The truth about the key is in tables: the cell holds a copy of it, and what open transactions have taken.
+const DURABLE: u32 = 8;
+/// The copy has not been made yet: the first word is the ticket of those who are making it.
+const UNLOADED: u32 = 16;
+const KIND: u32 = 0xe0;
+const KIND_SHIFT: u32 = 5;
+/// Counts how often receipts of earlier takes became worthless.
+const EPOCH_SHIFT: u32 = 8;
+/// Of a log's further cells: to which log of its key they belong. Of a first cell: how many open transactions hold it.
+const HIGH_SHIFT: u32 = 16;
+const LOW: u32 = 0xffff;
 
 /// A cell, all zero when it was never used. Everything but `control` is written only under its lock; the key is also read
 /// without it, to find the cell, and read again with it.
@@ -117,19 +124,90 @@ impl Locked<'_> {
     }
 
     pub(super) fn kind(&self) -> u8 {
-        (self.control >> KIND_SHIFT) as u8
+        ((self.control & KIND) >> KIND_SHIFT) as u8
     }
 
     pub(super) fn set_kind(&mut self, kind: u8) {
         self.control = self.control & !KIND | u32::from(kind) << KIND_SHIFT;
     }
 
+    /// To which log of its key a further cell belongs.
     pub(super) fn mark(&self) -> u16 {
-        (self.control >> MARK_SHIFT) as u16
+        (self.control >> HIGH_SHIFT) as u16
     }
 
     pub(super) fn set_mark(&mut self, mark: u16) {
-        self.control = self.control & u32::from(u16::MAX) | u32::from(mark) << MARK_SHIFT;
+        self.control = self.control & LOW | u32::from(mark) << HIGH_SHIFT;
+    }
+
+    /// How many open transactions hold the cell: it must not be given away.
+    pub(super) fn pins(&self) -> u16 {
+        if self.control & FURTHER == 0 {
+            (self.control >> HIGH_SHIFT) as u16
+        } else {
+            0
+        }
+    }
+
+    pub(super) fn set_pins(&mut self, pins: u16) {
+        self.set_mark(pins);
+    }
+
+    /// Changes when receipts of earlier takes are worth nothing any more.
+    pub(super) fn epoch(&self) -> u8 {
+        (self.control >> EPOCH_SHIFT) as u8
+    }
+
+    /// Makes all receipts so far worthless.
+    pub(super) fn void(&mut self) {
+        let epoch = self.epoch().wrapping_add(1);
+        self.control = self.control & !(0xff << EPOCH_SHIFT) | u32::from(epoch) << EPOCH_SHIFT;
+    }
+
+    /// Whether the truth about the key is in tables.
+    pub(super) fn is_durable(&self) -> bool {
+        self.control & DURABLE != 0
+    }
+
+    /// Whether the cell holds a copy of what the tables say.
+    pub(super) fn is_loaded(&self) -> bool {
+        self.is_durable() && self.control & UNLOADED == 0
+    }
+
+    /// The ticket under which the cell is being loaded.
+    pub(super) fn ticket(&self) -> Option<u64> {
+        (self.is_durable() && !self.is_loaded()).then(|| self.word(0))
+    }
+
+    /// Says that the tables know what this cell does not yet.
+    pub(super) fn set_unloaded(&mut self, ticket: u64) {
+        self.clear();
+        self.control |= DURABLE | UNLOADED;
+        self.set_words([ticket, 0, 0]);
+    }
+
+    /// Says that what is written next is what the tables say.
+    pub(super) fn set_loaded(&mut self) {
+        self.control = self.control & !UNLOADED | DURABLE;
+        self.set_words([0; 3]);
+    }
+
+    /// From when on the place may be given to another key.
+    pub(super) fn free_from(&self) -> Micros {
+        if self.pins() > 0 {
+            Micros::MAX
+        } else {
+            self.fresh()
+        }
+    }
+
+    /// From when on the key may be pushed out.
+    pub(super) fn evictable_from(&self) -> Micros {
+        if self.pins() > 0 {
+            Micros::MAX
+        } else {
+            self.open()
+        }
     }
 
     pub(super) fn fresh(&self) -> Micros {
@@ -184,9 +262,14 @@ impl Locked<'_> {
         }
     }
 
-    /// Forgets what the cell holds; the place is free for another key.
+    /// Forgets what the cell holds; the place is free for another key, unless transactions hold it.
     pub(super) fn clear(&mut self) {
-        self.control &= PRIMARY;
+        if self.pins() > 0 {
+            self.void();
+            self.control &= !KIND;
+        } else {
+            self.control &= PRIMARY;
+        }
         self.set_words([0; 3]);
         self.set_fresh(Micros::MIN);
         self.set_open(Micros::MIN);

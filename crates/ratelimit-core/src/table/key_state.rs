@@ -3,7 +3,7 @@
 use super::cell::{Key, Locked};
 use super::{Host, Table};
 use crate::rule::{Rule, LOG_KIND};
-use crate::sliding_log::ring_size;
+use crate::sliding_log::{ring_size, SlidingLog};
 use crate::state::{State, Words};
 use crate::time::{Micros, Now};
 
@@ -44,6 +44,21 @@ impl<'a, 't, H: Host> KeyState<'a, 't, H> {
         self.cell.is_some()
     }
 
+    /// Whether the cell holds a copy of what the tables say of the key.
+    pub(super) fn is_loaded(&self) -> bool {
+        self.cell.as_ref().is_some_and(Locked::is_loaded)
+    }
+
+    /// Whether the cell holds something of this kind of rule.
+    pub(super) fn is_current(&self) -> bool {
+        self.cell.as_ref().is_some_and(|cell| cell.kind() == self.kind)
+    }
+
+    /// The cell, if it is locked.
+    pub(super) fn cell(&mut self) -> Option<&mut Locked<'t>> {
+        self.cell.as_mut()
+    }
+
     /// The cell of a further place of a log, and where in it.
     fn further(&self, index: usize) -> (Key, usize) {
         let index = index - FIRST_PLACES;
@@ -71,6 +86,17 @@ impl<'a, 't, H: Host> KeyState<'a, 't, H> {
             return Ok(());
         }
         let (head, count) = log.writes(self, cost);
+        self.keep_places(log, head, count, now)
+    }
+
+    /// The same for so many places from `head` on.
+    pub(super) fn keep_places(
+        &self,
+        log: &SlidingLog,
+        head: usize,
+        count: usize,
+        now: Now,
+    ) -> Result<(), Key> {
         let places = (0..count).map(|n| (head + n) % log.places().max(1));
         let further =
             places.filter(|place| *place >= FIRST_PLACES).map(|place| self.further(place));
@@ -158,6 +184,17 @@ impl<H: Host> State for KeyState<'_, '_, H> {
             cell.set_fresh(fresh);
             cell.set_open(open);
         }
+    }
+
+    fn void_receipts(&mut self) {
+        if let Some(cell) = &mut self.cell {
+            cell.void();
+        }
+    }
+
+    #[inline(always)]
+    fn epoch(&self) -> u8 {
+        self.cell.as_ref().map_or(0, Locked::epoch)
     }
 
     #[inline(always)]

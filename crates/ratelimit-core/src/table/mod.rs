@@ -10,14 +10,16 @@
 //!   pushed out: that would give it a fresh start.
 
 mod cell;
+mod durable;
 mod key_state;
 mod transaction;
+mod undo;
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
 pub use cell::{Cell, Key, Locked};
 pub use key_state::KeyState;
-pub use transaction::Request;
+pub use transaction::{Request, Taken};
 
 use crate::time::{Micros, Now, SECOND};
 
@@ -80,6 +82,21 @@ enum Choice<'t> {
 pub struct Full {
     /// When the first of the cells in its way will be.
     pub until: Micros,
+}
+
+/// Why a table cannot decide.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unable {
+    /// Nothing is free for a new key.
+    Full(Full),
+    /// A durable key has to be loaded first.
+    Unloaded,
+}
+
+impl From<Full> for Unable {
+    fn from(full: Full) -> Self {
+        Unable::Full(full)
+    }
 }
 
 /// How many cells a table has, and how they are divided among the partition locks.
@@ -201,7 +218,7 @@ impl<'t, H: Host> Table<'t, H> {
             let Some((cell, evict)) = choice else { continue };
             let mut locked = cell.lock(|times| self.host.yield_now(times));
             // Its key may have been busy since we looked.
-            let until = if evict { locked.open() } else { locked.fresh() };
+            let until = if evict { locked.evictable_from() } else { locked.free_from() };
             if until > now || evict && locked.owner().is_some() {
                 continue;
             }
@@ -236,11 +253,11 @@ impl<'t, H: Host> Table<'t, H> {
                 continue;
             }
             let locked = cell.lock(|times| self.host.yield_now(times));
-            let fresh = locked.fresh();
+            let fresh = locked.free_from();
             if fresh <= now {
                 free = Some(cell);
             } else if locked.owner().is_none()
-                && locked.open() <= now
+                && locked.evictable_from() <= now
                 && found != wanted.owner
                 && victim.is_none_or(|(soonest, _)| fresh < soonest)
             {
@@ -285,7 +302,7 @@ impl<'t, H: Host> Table<'t, H> {
                 // Its log is gone. The lock of what took its place keeps it so.
                 return self.find(key).map(|mut cell| cell.clear()).is_some();
             }
-            if first.open() <= now {
+            if first.evictable_from() <= now {
                 self.push_out(&mut first);
                 return true;
             }
@@ -359,3 +376,5 @@ pub fn rule_key(key: Key, position: u32) -> Key {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_hold;

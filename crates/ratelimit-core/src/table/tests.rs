@@ -13,10 +13,10 @@ use crate::{
 use proptest::prelude::*;
 
 #[derive(Debug, Default)]
-struct Threads {
+pub(super) struct Threads {
     partitions: [Mutex<bool>; 8],
     /// What the clock shows to who looks again.
-    now: AtomicI64,
+    pub(super) now: AtomicI64,
 }
 
 impl Host for &Threads {
@@ -37,41 +37,41 @@ impl Host for &Threads {
     fn interrupts(&self) {}
 }
 
-struct Memory {
-    cells: Vec<Cell>,
+pub(super) struct Memory {
+    pub(super) cells: Vec<Cell>,
     shape: Shape,
-    evictions: AtomicU64,
-    threads: Threads,
+    pub(super) evictions: AtomicU64,
+    pub(super) threads: Threads,
 }
 
 impl Memory {
-    fn new(keys: usize) -> Self {
+    pub(super) fn new(keys: usize) -> Self {
         let shape = Shape::new(keys, 8);
         let cells = (0..shape.cells()).map(|_| Cell::default()).collect();
         Memory { cells, shape, evictions: AtomicU64::new(0), threads: Threads::default() }
     }
-    fn table(&self) -> Table<'_, &Threads> {
+    pub(super) fn table(&self) -> Table<'_, &Threads> {
         Table::new(&self.cells, self.shape, &self.evictions, &self.threads)
     }
 }
 
-fn key(n: u64) -> Key {
+pub(super) fn key(n: u64) -> Key {
     KeyHasher::new(&[1; 16], &[b"test"]).key(&n.to_le_bytes())
 }
 
-fn rule(rate: &str, algorithm: Algorithm) -> Rule {
+pub(super) fn rule(rate: &str, algorithm: Algorithm) -> Rule {
     parse_rates(rate, algorithm).unwrap()[0].rule().unwrap()
 }
 
-fn request(rule: &Rule, n: u64, cost: u64) -> Request<'_> {
-    Request { rule, key: key(n), tag: 7, primary: true, cost }
+pub(super) fn request(rule: &Rule, n: u64, cost: u64) -> Request<'_> {
+    Request { rule, key: key(n), tag: 7, primary: true, cost, durable: false, pin: false }
 }
 
-fn take(table: &Table<'_, &Threads>, rule: &Rule, n: u64, now: Now) -> bool {
+pub(super) fn take(table: &Table<'_, &Threads>, rule: &Rule, n: u64, now: Now) -> bool {
     table.try_take(&request(rule, n, 1), now).unwrap()
 }
 
-const START: Now = Now::at(1_700_000_000_000_000);
+pub(super) const START: Now = Now::at(1_700_000_000_000_000);
 
 #[test]
 fn nothing_live_is_evicted_below_nine_tenths() {
@@ -106,7 +106,9 @@ fn when_full_of_denied_keys_a_new_one_waits() {
     let memory = Memory::new(1);
     let (mut table, rule) = (memory.table(), rule("2 per minute", Algorithm::SlidingWindow));
     assert!((0..4).all(|n| take(&table, &rule, n / 2, START)));
-    let full = table.try_take(&request(&rule, 2, 1), START).unwrap_err();
+    let Err(Unable::Full(full)) = table.try_take(&request(&rule, 2, 1), START) else {
+        panic!("there was room");
+    };
     assert!(full.until > START.steady);
     let later = Now::at(full.until);
     table.set_on_full(OnFull::Deny);
@@ -159,7 +161,7 @@ fn transactions_over_the_same_keys_in_any_order_finish_and_are_all_or_nothing() 
                     let (a, b) = ((thread + n) % 3, (thread * 7 + n + 1) % 3);
                     let requests = [request(&rule, a, 1), request(&rule, b, 1)];
                     if a != b {
-                        table.decide(&requests, START, Operation::Take).unwrap();
+                        table.decide(&requests, START, Operation::Take, None).unwrap();
                     }
                 }
             });
@@ -168,7 +170,7 @@ fn transactions_over_the_same_keys_in_any_order_finish_and_are_all_or_nothing() 
     let (table, rule) = (memory.table(), rule("1000 per hour", Algorithm::FixedWindow));
     let used: u64 = (0..3)
         .map(|n| {
-            let left = table.decide(&[request(&rule, n, 0)], START, Operation::Peek).unwrap();
+            let left = table.decide(&[request(&rule, n, 0)], START, Operation::Peek, None).unwrap();
             1_000 - left.remaining
         })
         .sum();
@@ -181,7 +183,7 @@ fn a_log_gives_back_what_it_used() {
     let (table, rule) = (memory.table(), rule("1000 per day", Algorithm::SlidingLog));
     for _ in 0..100 {
         let all = [request(&rule, 1, 1_000)];
-        assert!(table.decide(&all, START, Operation::Take).unwrap().allowed);
+        assert!(table.decide(&all, START, Operation::Take, None).unwrap().allowed);
         assert!(!take(&table, &rule, 1, START));
         assert!(table.reset(key(1), 0..1, START.steady));
     }
@@ -193,7 +195,7 @@ fn logs_that_refuse_nothing_make_room() {
     let (table, rule) = (memory.table(), rule("20 per day", Algorithm::SlidingLog));
     for n in 0..10_000 {
         let ten = [request(&rule, n, 10)];
-        assert!(table.decide(&ten, START, Operation::Take).unwrap().allowed, "{n}");
+        assert!(table.decide(&ten, START, Operation::Take, None).unwrap().allowed, "{n}");
     }
 }
 
@@ -236,7 +238,7 @@ fn who_read_the_clock_before_a_window_ended_does_not_bring_it_back() {
 fn a_log_that_does_not_fit_is_refused_at_last() {
     let memory = Memory::new(100);
     let (table, rule) = (memory.table(), rule("1000 per hour", Algorithm::SlidingLog));
-    assert!(table.charge(&[request(&rule, 1, 1_000)], START).is_err());
+    assert!(table.charge(&[request(&rule, 1, 1_000)], START, None).is_err());
     // What it had claimed is free again soon.
     let later = START.plus(2 * SECOND);
     let small = self::rule("1 per hour", Algorithm::TokenBucket);
@@ -249,7 +251,10 @@ fn large_logs_push_each_other_out_and_finish() {
     let (table, rule) = (memory.table(), rule("1000 per hour", Algorithm::SlidingLog));
     for n in 0..40 {
         let most = [request(&rule, n, 999)];
-        assert!(table.decide(&most, START.plus(n as i64), Operation::Take).unwrap().allowed, "{n}");
+        assert!(
+            table.decide(&most, START.plus(n as i64), Operation::Take, None).unwrap().allowed,
+            "{n}"
+        );
     }
 }
 
@@ -285,11 +290,11 @@ proptest! {
                     expected[0].refund(now);
                 }
                 1 => {
-                    table.charge(&requests, now).unwrap();
+                    table.charge(&requests, now, None).unwrap();
                     expected[0].charge(now);
                 }
                 2 => prop_assert_eq!(
-                    table.decide(&requests, now, Operation::Peek).unwrap(),
+                    table.decide(&requests, now, Operation::Peek, None).unwrap(),
                     decide(&mut expected, now, Operation::Peek)
                 ),
                 3 => prop_assert_eq!(
@@ -297,11 +302,11 @@ proptest! {
                     expected[0].try_take(now)
                 ),
                 4 => prop_assert_eq!(
-                    table.take_at_most(&requests, now).unwrap(),
+                    table.take_at_most(&requests, now, None).unwrap(),
                     take_at_most(&mut expected, now)
                 ),
                 _ => prop_assert_eq!(
-                    table.decide(&requests, now, Operation::Take).unwrap(),
+                    table.decide(&requests, now, Operation::Take, None).unwrap(),
                     decide(&mut expected, now, Operation::Take)
                 ),
             }

@@ -4,11 +4,12 @@ use smallvec::SmallVec;
 
 use super::cell::Key;
 use super::key_state::KeyState;
-use super::{Full, Host, Table, Wanted};
+use super::{Full, Host, Table, Unable, Wanted};
 use crate::decide::{decide, take_at_most, Limit, Operation};
 use crate::decision::Decision;
+use crate::receipt::Receipt;
 use crate::rule::Rule;
-use crate::time::Now;
+use crate::time::{Now, SECOND};
 
 /// A cost asked of one rule for one key.
 #[derive(Clone, Copy, Debug)]
@@ -23,10 +24,14 @@ pub struct Request<'a> {
     pub primary: bool,
     /// How much is asked.
     pub cost: u64,
+    /// Whether the truth about the key is in tables: then it must have been loaded.
+    pub durable: bool,
+    /// Whether the caller is going to hold the key's cell, from a charge on until [`Table::undo`] lets it go.
+    pub pin: bool,
 }
 
 impl Request<'_> {
-    fn first_cell(&self) -> Wanted {
+    pub(super) fn first_cell(&self) -> Wanted {
         let Request { key, tag, primary, .. } = *self;
         Wanted { key, owner: key, tag, primary }
     }
@@ -49,13 +54,16 @@ enum Mode {
 const FEW: usize = 4;
 type Limits<'a, 't, H> = SmallVec<[Limit<'a, KeyState<'a, 't, H>>; FEW]>;
 
+/// What was taken for each request, if anything.
+pub type Taken = SmallVec<[Option<Receipt>; FEW]>;
+
 impl<'t, H: Host> Table<'t, H> {
     /// Takes the cost of one request if it fits: the short way for the most frequent call.
     #[inline(always)]
-    pub fn try_take(&self, request: &Request<'_>, now: Now) -> Result<bool, Full> {
+    pub fn try_take(&self, request: &Request<'_>, now: Now) -> Result<bool, Unable> {
         let Request { rule, key, cost, .. } = *request;
         if matches!(rule, Rule::SlidingLog(_)) {
-            return Ok(self.decide(&[*request], now, Operation::Take)?.allowed);
+            return Ok(self.decide(&[*request], now, Operation::Take, None)?.allowed);
         }
         loop {
             let mut state = KeyState::new(self, key, rule, now);
@@ -71,26 +79,63 @@ impl<'t, H: Host> Table<'t, H> {
         }
     }
 
+    /// The same for a transaction that may have to give back what it takes.
+    #[inline]
+    pub fn try_take_with_receipt(
+        &self,
+        request: &Request<'_>,
+        now: Now,
+    ) -> Result<(bool, Option<Receipt>), Unable> {
+        let Request { rule, key, cost, durable, pin, .. } = *request;
+        let mut state = KeyState::new(self, key, rule, now);
+        let ready = !matches!(rule, Rule::SlidingLog(_)) && state.lock();
+        if !ready || durable && !state.is_loaded() || pin && state.is_crowded() {
+            drop(state);
+            let mut taken = Taken::new();
+            let decision = self.decide(&[*request], now, Operation::Take, Some(&mut taken))?;
+            return Ok((decision.allowed, taken.first().copied().flatten()));
+        }
+        let mut limit = Limit::new(rule, &mut state, cost);
+        let now = if limit.is_ahead(now) { self.host.now() } else { now };
+        let taken = limit.try_take_with_receipt(now);
+        let receipt = limit.receipt();
+        if pin && receipt.is_some() {
+            state.pin();
+        }
+        Ok((taken, receipt))
+    }
+
     /// Decides on all requests together, as [`decide`] does. Each key may be named once, here and below.
     pub fn decide(
         &self,
         requests: &[Request<'_>],
         now: Now,
         operation: Operation,
-    ) -> Result<Decision, Full> {
+        taken: Option<&mut Taken>,
+    ) -> Result<Decision, Unable> {
         let mode = if operation == Operation::Take { Mode::Take } else { Mode::Look };
-        self.run(requests, now, mode, |limits, now| decide(limits, now, operation))
+        self.run(requests, now, mode, taken, |limits, now| decide(limits, now, operation))
     }
 
     /// Takes as much as fits, up to the cost, which is the same in all requests: see [`take_at_most`].
     #[expect(clippy::redundant_closure, reason = "the function itself would have to live for ever")]
-    pub fn take_at_most(&self, requests: &[Request<'_>], now: Now) -> Result<u64, Full> {
-        self.run(requests, now, Mode::Charge, |limits, now| take_at_most(limits, now))
+    pub fn take_at_most(
+        &self,
+        requests: &[Request<'_>],
+        now: Now,
+        taken: Option<&mut Taken>,
+    ) -> Result<u64, Unable> {
+        self.run(requests, now, Mode::Charge, taken, |limits, now| take_at_most(limits, now))
     }
 
     /// Takes all costs, whether they fit or not.
-    pub fn charge(&self, requests: &[Request<'_>], now: Now) -> Result<(), Full> {
-        self.run(requests, now, Mode::Charge, |limits, now| {
+    pub fn charge(
+        &self,
+        requests: &[Request<'_>],
+        now: Now,
+        taken: Option<&mut Taken>,
+    ) -> Result<(), Unable> {
+        self.run(requests, now, Mode::Charge, taken, |limits, now| {
             for limit in limits {
                 limit.charge(now);
             }
@@ -98,8 +143,8 @@ impl<'t, H: Host> Table<'t, H> {
     }
 
     /// Gives all costs back, never above the capacity.
-    pub fn refund(&self, requests: &[Request<'_>], now: Now) -> Result<(), Full> {
-        self.run(requests, now, Mode::Refund, |limits, now| {
+    pub fn refund(&self, requests: &[Request<'_>], now: Now) -> Result<(), Unable> {
+        self.run(requests, now, Mode::Refund, None, |limits, now| {
             for limit in limits {
                 limit.refund(now);
             }
@@ -112,15 +157,29 @@ impl<'t, H: Host> Table<'t, H> {
         requests: &[Request<'_>],
         now: Now,
         mode: Mode,
+        mut taken: Option<&mut Taken>,
         action: impl FnOnce(&mut [Limit<'_, KeyState<'_, 't, H>>], Now) -> R,
-    ) -> Result<R, Full> {
+    ) -> Result<R, Unable> {
+        if let Some(taken) = &mut taken {
+            taken.reserve(requests.len());
+        }
         loop {
             let mut limits = self.lock_all(requests, now);
             // Another process that read the clock later may have had the locks before us.
             let ahead = limits.iter().any(|limit| limit.is_ahead(now));
             let now = if ahead { self.host.now() } else { now };
             match missing(requests, &mut limits, now, mode) {
-                Missing::Nothing => return Ok(action(&mut limits, now)),
+                Missing::Nothing => {
+                    let answer = action(&mut limits, now);
+                    if let Some(taken) = taken {
+                        hold(requests, &mut limits, taken);
+                    }
+                    return Ok(answer);
+                }
+                Missing::Copy => return Err(Unable::Unloaded),
+                Missing::Pin => {
+                    return Err(Full { until: now.steady.saturating_add(SECOND) }.into())
+                }
                 Missing::FirstCells => {
                     drop(limits);
                     for request in requests.iter().filter(|request| request.cost > 0) {
@@ -154,9 +213,28 @@ impl<'t, H: Host> Table<'t, H> {
     }
 }
 
+/// Collects the receipts, and pins the cells that are to be held. The room for them is there.
+fn hold<H: Host>(
+    requests: &[Request<'_>],
+    limits: &mut [Limit<'_, KeyState<'_, '_, H>>],
+    taken: &mut Taken,
+) {
+    for (request, limit) in requests.iter().zip(limits) {
+        let receipt = limit.receipt();
+        if request.pin && receipt.is_some() {
+            limit.state().pin();
+        }
+        taken.push(receipt);
+    }
+}
+
 /// What the action will write and what is not there yet.
 enum Missing {
     Nothing,
+    /// What the tables say of a durable key.
+    Copy,
+    /// Room for one more transaction to hold a cell: there are 65,535 already.
+    Pin,
     /// Some of the keys have no cell.
     FirstCells,
     /// A further cell of a log.
@@ -172,6 +250,14 @@ fn missing<H: Host>(
     let prepared = |limit: &mut Limit<'_, KeyState<'_, '_, H>>| {
         limit.state().has_cell() && !matches!(limit.asked().0, Rule::SlidingLog(_))
     };
+    for (request, limit) in requests.iter().zip(limits.iter_mut()) {
+        if request.durable && !limit.state().is_loaded() {
+            return Missing::Copy;
+        }
+        if request.pin && limit.state().is_crowded() {
+            return Missing::Pin;
+        }
+    }
     if mode == Mode::Look || limits.iter_mut().all(prepared) {
         return Missing::Nothing;
     }

@@ -1,0 +1,133 @@
+//! What a transaction remembers of what it took, to give it back if it rolls back.
+
+use alloc::vec::Vec;
+
+use smallvec::{smallvec, SmallVec};
+
+use crate::meter::Meter;
+use crate::rule::{with_meter, Rule};
+use crate::time::{Micros, Now};
+
+/// One charge, or several that need not be told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// When it was made; of several, the last.
+    pub at: Now,
+    /// How much was taken.
+    pub cost: u64,
+    /// Where it stands: the algorithm's own measure.
+    pub(crate) position: i128,
+    /// How much was ever given back before.
+    pub(crate) returned: u32,
+    /// Under which definition.
+    pub(crate) mark: u32,
+    /// The state's epoch: in another one the receipt is worth nothing.
+    pub(crate) epoch: u8,
+}
+
+impl Receipt {
+    pub(crate) fn new(at: Now, cost: u64, position: i128, returned: u32, mark: u32) -> Self {
+        Receipt { at, cost, position, returned, mark, epoch: 0 }
+    }
+}
+
+/// What one transaction took of one rule for one key, oldest first. Its length is bounded.
+#[derive(Clone, Debug, Default)]
+pub struct Receipts(SmallVec<[Receipt; 1]>);
+
+/// When there are twice as many, they are made so many: enough for all that the longest log can hold.
+const MANY: usize = 1_024;
+
+impl Receipts {
+    /// Adds one. It becomes part of the last one if that makes no difference, or next to none, and then rather for counting too
+    /// much and giving back too little.
+    pub fn add(&mut self, rule: &Rule, receipt: Receipt) {
+        if let Some(last) = self.0.last_mut() {
+            if with_meter!(rule, meter => alike(meter, last, &receipt)) {
+                *last = with_meter!(rule, meter => merged(meter, last, &receipt));
+                return;
+            }
+        }
+        self.0.push(receipt);
+        if self.0.len() >= 2 * MANY {
+            self.compact(rule);
+        }
+    }
+
+    /// Adds those of a savepoint that has been released.
+    pub fn append(&mut self, rule: &Rule, later: Receipts) {
+        for receipt in later.0 {
+            self.add(rule, receipt);
+        }
+    }
+
+    #[cold]
+    fn compact(&mut self, rule: &Rule) {
+        let mergeable = with_meter!(rule, meter => meter.blur().is_some());
+        let kept: Vec<Receipt> = if mergeable {
+            let pair = |pair: &[Receipt]| -> SmallVec<[Receipt; 2]> {
+                match pair {
+                    [one, other] if one.mark == other.mark && one.epoch == other.epoch => {
+                        smallvec![with_meter!(rule, meter => merged(meter, one, other))]
+                    }
+                    _ => pair.into(),
+                }
+            };
+            self.0.chunks(2).flat_map(pair).collect()
+        } else {
+            // Windows that ended long ago, or times that no log has room for.
+            self.0.iter().skip(self.0.len() - MANY).copied().collect()
+        };
+        self.0 = kept.into();
+    }
+
+    /// Removes up to `cost` of what was taken last, and returns it.
+    pub fn take_back(&mut self, mut cost: u64) -> Receipts {
+        let mut taken = Receipts::default();
+        while let Some(last) = self.0.last_mut().filter(|_| cost > 0) {
+            let part = last.cost.min(cost);
+            cost -= part;
+            taken.0.insert(0, Receipt { cost: part, ..*last });
+            last.cost -= part;
+            if last.cost == 0 {
+                self.0.pop();
+            }
+        }
+        taken
+    }
+
+    /// Whether nothing is left of what was taken.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The receipts, oldest first.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Receipt> {
+        self.0.iter()
+    }
+}
+
+/// Whether one receipt can stand for both.
+#[inline(always)]
+fn alike<M: Meter>(meter: &M, one: &Receipt, other: &Receipt) -> bool {
+    if one.mark != other.mark || one.epoch != other.epoch {
+        return false;
+    }
+    match meter.blur() {
+        Some(power) => same_slot(one.at.steady, other.at.steady, power),
+        None => one.position == other.position,
+    }
+}
+
+fn same_slot(one: Micros, other: Micros, power: u32) -> bool {
+    (one ^ other) >> power == 0
+}
+
+fn merged<M: Meter>(meter: &M, one: &Receipt, other: &Receipt) -> Receipt {
+    Receipt {
+        at: other.at,
+        cost: one.cost.saturating_add(other.cost),
+        position: meter.extended(one, other.cost),
+        ..*one
+    }
+}

@@ -1,0 +1,63 @@
+//! What a transaction holds: cells that are pinned until it ends, and what it took of their keys.
+
+use super::cell::Key;
+use super::key_state::KeyState;
+use super::{Full, Host, Request, Table, Unable};
+use crate::decide::Limit;
+use crate::receipt::Receipts;
+use crate::rule::Rule;
+use crate::time::{Now, SECOND};
+
+impl<H: Host> KeyState<'_, '_, H> {
+    /// Keeps the cell from being given away until [`unpin`](Self::unpin).
+    pub(super) fn pin(&mut self) {
+        if let Some(cell) = self.cell() {
+            cell.set_pins(cell.pins().saturating_add(1));
+        }
+    }
+
+    fn unpin(&mut self) {
+        if let Some(cell) = self.cell() {
+            cell.set_pins(cell.pins().saturating_sub(1));
+        }
+    }
+
+    /// Whether no further transaction can hold the cell.
+    pub(super) fn is_crowded(&mut self) -> bool {
+        self.cell().is_some_and(|cell| cell.pins() == u16::MAX)
+    }
+}
+
+impl<H: Host> Table<'_, H> {
+    /// Holds the copy of a durable key, although nothing is taken of it.
+    pub fn pin(&self, request: &Request<'_>, now: Now) -> Result<(), Unable> {
+        let mut state = KeyState::new(self, request.key, request.rule, now);
+        state.lock();
+        if !state.is_loaded() {
+            return Err(Unable::Unloaded);
+        }
+        if state.is_crowded() {
+            return Err(Full { until: now.steady.saturating_add(SECOND) }.into());
+        }
+        state.pin();
+        Ok(())
+    }
+
+    /// Gives back what was taken of a key under a rule, the latest first, and lets the cell go if `unpin`. Cannot fail: a
+    /// cell that is pinned is there.
+    pub fn undo(&self, rule: &Rule, key: Key, taken: &Receipts, now: Now, unpin: bool) {
+        let mut state = KeyState::new(self, key, rule, now);
+        state.lock();
+        // Another algorithm has begun afresh: there is nothing to give back to.
+        if state.is_current() && !taken.is_empty() {
+            let mut limit = Limit::new(rule, &mut state, 0);
+            let now = if limit.is_ahead(now) { self.host.now() } else { now };
+            for receipt in taken.iter().rev() {
+                limit.undo(now, receipt);
+            }
+        }
+        if unpin {
+            state.unpin();
+        }
+    }
+}
