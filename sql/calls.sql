@@ -71,10 +71,40 @@ CREATE FUNCTION rl_reset(limiter text, key text)
     LANGUAGE c VOLATILE PARALLEL RESTRICTED COST 100 AS 'MODULE_PATHNAME', 'rl_reset';
 COMMENT ON FUNCTION rl_reset IS 'forgets what a key has used; says whether it had used anything';
 
+CREATE FUNCTION _rl_reset_all(limiter text)
+    RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED COST 100 AS 'MODULE_PATHNAME', '_rl_reset_all';
+COMMENT ON FUNCTION _rl_reset_all IS 'internal: rl_reset_all in shared memory';
+
+-- A durable limiter gets another id: what the tables have under the old one belongs to nobody any more, and is purged.
 CREATE FUNCTION rl_reset_all(limiter text)
     RETURNS bigint
-    LANGUAGE c VOLATILE PARALLEL RESTRICTED COST 100 AS 'MODULE_PATHNAME', 'rl_reset_all';
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+#variable_conflict use_variable
+DECLARE
+    forgotten bigint := @extschema@._rl_reset_all(limiter);
+    old uuid;
+BEGIN
+    SELECT l.id INTO old FROM @extschema@.rl_limiters AS l
+     WHERE l.name = limiter AND l.storage::text = 'durable' FOR UPDATE;
+    IF FOUND THEN
+        UPDATE @extschema@.rl_limiters AS l SET id = pg_catalog.gen_random_uuid() WHERE l.name = limiter;
+        SELECT count(DISTINCT used.key) INTO forgotten FROM (
+            SELECT c.key, c.rule FROM @extschema@.rl_counts AS c WHERE c.limiter = old AND c.fresh_from > clock_timestamp()
+            UNION ALL SELECT l.key, l.rule FROM @extschema@.rl_ledger_0 AS l WHERE l.limiter = old
+            UNION ALL SELECT l.key, l.rule FROM @extschema@.rl_ledger_1 AS l WHERE l.limiter = old) AS used
+         WHERE used.rule = (SELECT min(r.position) FROM @extschema@.rl_rules AS r WHERE r.limiter = limiter);
+    END IF;
+    RETURN forgotten;
+END
+$$;
 COMMENT ON FUNCTION rl_reset_all IS 'forgets what all keys of a limiter have used; says how many there were';
+
+CREATE FUNCTION rl_purge()
+    RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED COST 1000 AS 'MODULE_PATHNAME', 'rl_purge';
+COMMENT ON FUNCTION rl_purge IS 'sums up what durable limiters wrote down, and drops what matters no more; says how many rows are gone';
 
 CREATE FUNCTION rl_simulate(rates text, times timestamptz[], costs bigint[] DEFAULT NULL,
     algorithm rl_algorithm DEFAULT 'token_bucket', time_zone text DEFAULT 'UTC')

@@ -4,15 +4,17 @@ CREATE TABLE rl_limiters (
                    CHECK (pg_catalog.octet_length(name) BETWEEN 1 AND 63 AND name !~ '[[:cntrl:]]'),
     description    text,
     storage        rl_storage NOT NULL DEFAULT 'memory',
-    on_rollback    rl_on_rollback NOT NULL DEFAULT 'keep',
+    -- Has its default from a trigger: keep for memory, refund for durable.
+    on_rollback    rl_on_rollback NOT NULL,
     mode           rl_mode NOT NULL DEFAULT 'enforce',
     max_concurrent integer CHECK (max_concurrent >= 0),
     wait_timeout   interval CHECK (wait_timeout >= '0'),
     ban_after      integer CHECK (ban_after > 0),
     ban_within     interval CHECK (ban_within > '0'),
     ban_for        interval CHECK (ban_for > '0'),
-    -- Tells a limiter from an earlier one of the same name.
     created_at     timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    -- Tells a limiter from any other that was ever created; what keys have used is known by it, whatever the name.
+    id             uuid NOT NULL DEFAULT pg_catalog.gen_random_uuid(),
     CHECK (pg_catalog.num_nulls(ban_after, ban_within) IN (0, 2)),
     CHECK (ban_for IS NULL OR ban_after IS NOT NULL)
 );
@@ -28,6 +30,7 @@ COMMENT ON COLUMN rl_limiters.ban_after IS 'ban a key after so many denials ...'
 COMMENT ON COLUMN rl_limiters.ban_within IS '... within this time ...';
 COMMENT ON COLUMN rl_limiters.ban_for IS '... for this long';
 COMMENT ON COLUMN rl_limiters.created_at IS 'when it was created';
+COMMENT ON COLUMN rl_limiters.id IS 'what is known of keys belongs to this id: another one forgets it';
 
 CREATE TABLE rl_rules (
     limiter   text COLLATE "C" NOT NULL REFERENCES rl_limiters ON UPDATE CASCADE ON DELETE CASCADE,
@@ -68,6 +71,19 @@ CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON rl_rules
     FOR EACH STATEMENT EXECUTE FUNCTION _rl_definitions_changed();
 ALTER TABLE rl_limiters ENABLE ALWAYS TRIGGER changed;
 ALTER TABLE rl_rules ENABLE ALWAYS TRIGGER changed;
+CREATE FUNCTION _rl_complete_limiter() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    IF NEW.on_rollback IS NULL THEN
+        NEW.on_rollback := CASE WHEN NEW.storage::text = 'durable' THEN 'refund' ELSE 'keep' END;
+    END IF;
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION _rl_complete_limiter() IS 'internal: fills in on_rollback, whose default depends on the storage';
+CREATE TRIGGER complete BEFORE INSERT OR UPDATE ON rl_limiters
+    FOR EACH ROW EXECUTE FUNCTION _rl_complete_limiter();
 CREATE TRIGGER valid AFTER INSERT OR UPDATE ON rl_limiters
     FOR EACH ROW EXECUTE FUNCTION _rl_check_definition();
 CREATE TRIGGER valid AFTER INSERT OR UPDATE ON rl_rules

@@ -46,7 +46,7 @@ BEGIN
     END IF;
     INSERT INTO @extschema@.rl_limiters AS l
            (name, description, storage, on_rollback, mode, max_concurrent, wait_timeout, ban_after, ban_within, ban_for)
-    VALUES (name, description, coalesce(storage, 'memory'), coalesce(on_rollback, 'keep'), mode, max_concurrent,
+    VALUES (name, description, coalesce(storage, 'memory'), on_rollback, mode, max_concurrent,
             wait_timeout, ban_after, ban_within, ban_for)
         ON CONFLICT ON CONSTRAINT rl_limiters_pkey DO NOTHING;
     IF NOT FOUND THEN

@@ -24,6 +24,10 @@ const NULL_NOT_ALLOWED: &[u8; 5] = b"22004";
 const UNDEFINED_OBJECT: &[u8; 5] = b"42704";
 const NOT_SUPPORTED: &[u8; 5] = b"0A000";
 const NOT_IN_PREREQUISITE_STATE: &[u8; 5] = b"55000";
+const READ_ONLY: &[u8; 5] = b"25006";
+const INSUFFICIENT_RESOURCES: &[u8; 5] = b"53000";
+const LOCK_NOT_AVAILABLE: &[u8; 5] = b"55P03";
+const INTERNAL_ERROR: &[u8; 5] = b"XX000";
 const PROGRAM_LIMIT_EXCEEDED: &[u8; 5] = b"54000";
 const TRIGGER_PROTOCOL_VIOLATED: &[u8; 5] = b"39P01";
 const TOO_MANY_REQUESTS: &[u8; 5] = b"PT429";
@@ -75,6 +79,57 @@ impl Error {
         Error::new(NOT_IN_PREREQUISITE_STATE, "ratelimit is not loaded in shared memory")
             .detail("Limits with storage \"memory\" count in shared memory, which a library gets when the server starts.")
             .hint("Add ratelimit to shared_preload_libraries and restart the server.")
+    }
+
+    pub fn durable_keep(limiter: &str) -> Self {
+        Error::new(
+            INVALID_PARAMETER,
+            format!(
+                "durable limiter \"{limiter}\" cannot keep what a transaction took that rolls back"
+            ),
+        )
+        .detail("What is durable is written with the transaction, and undone with it.")
+        .hint("Leave on_rollback out, or set it to refund.")
+    }
+
+    pub fn read_only(limiter: &str) -> Self {
+        Error::new(READ_ONLY, format!("cannot use durable limiter \"{limiter}\" in a read-only transaction"))
+            .detail("Limits with storage \"durable\" are written to tables.")
+            .hint("Use a limiter with storage \"memory\", which also works in read-only transactions and on standbys.")
+    }
+
+    /// What was to be given back or forgotten has no place in memory.
+    pub fn full() -> Self {
+        Error::new(INSUFFICIENT_RESOURCES, "shared memory of ratelimit is full")
+            .detail("It holds ratelimit.max_keys keys that are in use.")
+            .hint("Raise ratelimit.max_keys and restart the server.")
+    }
+
+    pub fn too_many_databases(most: usize) -> Self {
+        Error::new(INSUFFICIENT_RESOURCES, "too many databases use durable limiters")
+            .detail(format!("At most {most} databases of a server can."))
+            .hint("Restart the server if databases were dropped, or use limiters with storage \"memory\".")
+    }
+
+    pub fn busy_ledger() -> Self {
+        Error::new(LOCK_NOT_AVAILABLE, "could not lock a ledger of ratelimit")
+            .detail("Another session has it open.")
+            .hint("Try again, or end transactions that read tables of ratelimit.")
+    }
+
+    pub fn ledger_with_triggers() -> Self {
+        Error::new(NOT_IN_PREREQUISITE_STATE, "a ledger of ratelimit has triggers")
+            .hint("Drop them: house-keeping runs nothing that is not its own.")
+    }
+
+    pub fn internal(detail: &str) -> Self {
+        Error::new(INTERNAL_ERROR, "internal error of ratelimit").detail(detail)
+    }
+
+    pub fn prepare() -> Self {
+        Error::new(NOT_SUPPORTED, "cannot PREPARE a transaction that took from a limiter with on_rollback \"refund\"")
+            .detail("What it took could not be given back if the transaction were rolled back in another session.")
+            .hint("Use COMMIT, or a limiter with on_rollback \"keep\".")
     }
 
     pub fn parallel_worker() -> Self {

@@ -9,12 +9,14 @@ mod clock;
 mod compat;
 mod config;
 mod datum;
+mod durable;
 mod error;
 mod function;
 mod interval;
-mod memory;
 mod schema;
 mod shmem;
+mod store;
+mod transaction;
 mod trigger;
 mod zone;
 
@@ -26,4 +28,5 @@ pub extern "C-unwind" fn _PG_init() {
     config::define();
     shmem::install();
     catalog::install();
+    transaction::install();
 }

@@ -14,6 +14,7 @@ use ratelimit_core::{Now, Secret};
 
 use crate::clock::Clock;
 use crate::config;
+use crate::durable::Turns;
 
 /// What all processes know. Zero until [`startup`] has run.
 #[repr(C, align(64))]
@@ -24,6 +25,9 @@ pub struct Header {
     shape: Shape,
     /// Counts committed changes to definitions.
     pub definitions: AtomicU64,
+    tickets: AtomicU64,
+    /// Which ledgers durable limiters write.
+    pub turns: Turns,
     evictions: Apart<AtomicU64>,
 }
 
@@ -40,6 +44,8 @@ struct Server {
 /// Where the header is in this process, and the locks: set in the postmaster, and by fork in all its children.
 static HEADER: AtomicPtr<Header> = AtomicPtr::new(std::ptr::null_mut());
 static LOCKS: AtomicPtr<pg_sys::LWLockPadded> = AtomicPtr::new(std::ptr::null_mut());
+/// What a process has for itself alone, where nothing is shared.
+static PRIVATE: AtomicPtr<Header> = AtomicPtr::new(std::ptr::null_mut());
 static SIZE: AtomicUsize = AtomicUsize::new(0);
 
 const TRANCHE: &std::ffi::CStr = c"ratelimit";
@@ -51,16 +57,49 @@ pub fn header() -> Option<&'static Header> {
     unsafe { HEADER.load(Ordering::Relaxed).as_ref() }
 }
 
+/// Whether others see what is counted here.
+#[inline(always)]
+pub fn is_shared(header: &Header) -> bool {
+    std::ptr::eq(header, HEADER.load(Ordering::Relaxed))
+}
+
+/// Memory of this process alone, for durable limits where nothing is shared. It becomes resident as far as it is used.
+#[cold]
+pub fn private() -> &'static Header {
+    if PRIVATE.load(Ordering::Relaxed).is_null() {
+        let shape = Shape::new(config::max_keys(), 1);
+        let size = size_of::<Header>() + shape.cells() * size_of::<Cell>();
+        let layout = std::alloc::Layout::from_size_align(size, align_of::<Header>());
+        // SAFETY: the size is not zero, and the memory is written before it is shown to anybody; it is never freed.
+        unsafe {
+            let memory =
+                layout.map_or(std::ptr::null_mut(), |layout| std::alloc::alloc_zeroed(layout));
+            if memory.is_null() {
+                pgrx::error!("out of memory");
+            }
+            initialise(memory.cast(), shape);
+            PRIVATE.store(memory.cast(), Ordering::Relaxed);
+        }
+    }
+    // SAFETY: set above, or by an earlier call.
+    unsafe { &*PRIVATE.load(Ordering::Relaxed) }
+}
+
 impl Header {
+    /// A number that nobody else gets.
+    pub fn ticket(&self) -> u64 {
+        self.tickets.fetch_add(1, Ordering::Relaxed)
+    }
+
     /// The table, with `ratelimit.on_full` as it is set now.
     #[inline(always)]
     pub fn table(&'static self) -> Table<'static, impl Host> {
-        // SAFETY: `startup` made room for so many cells right after the header, and this is that header. They consist of atomics, for which zeroed memory
-        // is valid, and are only ever reached through shared references.
-        let cells = unsafe {
-            let first = HEADER.load(Ordering::Relaxed).add(1).cast::<Cell>();
-            std::slice::from_raw_parts(first, self.shape.cells())
-        };
+        let shared = HEADER.load(Ordering::Relaxed);
+        let header = if is_shared(self) { shared } else { PRIVATE.load(Ordering::Relaxed) };
+        // SAFETY: whoever made the header made room for so many cells right after it. They consist of atomics, for which zeroed
+        // memory is valid, and are only ever reached through shared references.
+        let cells =
+            unsafe { std::slice::from_raw_parts(header.add(1).cast::<Cell>(), self.shape.cells()) };
         let server = Server { locks: LOCKS.load(Ordering::Relaxed), clock: &self.clock };
         let mut table = Table::new(cells, self.shape, &self.evictions.0, server);
         table.set_on_full(config::on_full());
@@ -88,11 +127,17 @@ impl Server {
 
 impl Host for Server {
     fn lock(&self, partition: usize) {
+        if self.locks.is_null() {
+            return;
+        }
         // SAFETY: a lock of our tranche, which this process does not hold.
         unsafe { LWLockAcquire(self.get(partition), pg_sys::LWLockMode::LW_EXCLUSIVE) };
     }
 
     fn unlock(&self, partition: usize) {
+        if self.locks.is_null() {
+            return;
+        }
         // SAFETY: taken by `lock` before.
         unsafe { LWLockRelease(self.get(partition)) };
     }
@@ -135,7 +180,8 @@ static mut PREVIOUS_STARTUP: pg_sys::shmem_startup_hook_type = None;
 /// The header and the locks are paid for by a few cells less: 128 bytes a key are meant to be all.
 fn shape() -> Shape {
     let shape = Shape::new(config::max_keys(), config::partitions());
-    let others = size_of::<Header>() + shape.partitions * size_of::<pg_sys::LWLockPadded>();
+    let others = size_of::<Header>() - size_of::<Turns>()
+        + shape.partitions * size_of::<pg_sys::LWLockPadded>();
     let spent = others.div_ceil(size_of::<Cell>()).div_ceil(shape.partitions);
     Shape { partition_size: shape.partition_size - spent, ..shape }
 }
@@ -170,7 +216,7 @@ unsafe extern "C-unwind" fn startup() {
         let size = SIZE.load(Ordering::Relaxed);
         let header = pg_sys::ShmemInitStruct(TRANCHE.as_ptr(), size, &mut found).cast::<Header>();
         if !found {
-            initialise(header);
+            initialise(header, shape());
         }
         LOCKS.store(pg_sys::GetNamedLWLockTranche(TRANCHE.as_ptr()), Ordering::Relaxed);
         HEADER.store(header, Ordering::Relaxed);
@@ -179,13 +225,13 @@ unsafe extern "C-unwind" fn startup() {
 }
 
 /// # Safety
-/// `header` points to new shared memory of [`SIZE`] bytes that nobody else uses yet.
-unsafe fn initialise(header: *mut Header) {
+/// `header` points to new memory, of a header and so many cells, that nobody else uses yet.
+unsafe fn initialise(header: *mut Header, shape: Shape) {
     // SAFETY: the memory is ours alone. The cells need no writing: new shared memory comes from the kernel as zeros, and touching
     // it all would make it resident. ShmemInitStruct aligns to a cache line.
     unsafe {
         header.write_bytes(0, 1);
-        (*header).shape = shape();
+        (*header).shape = shape;
         (*header).clock.start();
         let secret = &raw mut (*header).secret;
         if !pg_sys::pg_strong_random(secret.cast(), size_of::<Secret>()) {

@@ -1,35 +1,91 @@
-//! Limits that count in shared memory: what the calls do, for a definition and a key.
+//! Where calls count: what they do, for a definition and a key.
+//!
+//! All limits count in a table of cells. That of shared memory is everybody's; a session has one of its own where there is none, for
+//! durable limits only.
 
 use std::rc::Rc;
 
 use pgrx::pg_sys;
-use ratelimit_core::table::{Cell, Full, OnFull, Request};
-use ratelimit_core::{Decision, Now, Operation, Reason};
+use ratelimit_core::table::{Cell, Full, OnFull, Request, Taken, Unable};
+use ratelimit_core::{Decision, Now, Operation, Reason, Receipts};
 use smallvec::SmallVec;
 
-use crate::catalog::{self, Definition};
+use crate::catalog::{self, DefinedRule, Definition, Id, Stake};
 use crate::config;
+use crate::durable;
 use crate::error::{Error, Result};
 use crate::function::Call;
 use crate::shmem::{self, Header};
+use crate::transaction;
 
 /// Where a call counts.
 #[derive(Clone, Copy)]
-pub struct Memory {
+pub struct Store {
     header: &'static Header,
     function: pg_sys::Oid,
 }
 
-impl Memory {
+/// What a call asks, rule by rule, and of whom.
+#[derive(Default)]
+pub struct Asked<'a> {
+    pub requests: SmallVec<[Request<'a>; 4]>,
+    of: SmallVec<[Of<'a>; 4]>,
+}
+
+/// Whom a request is for: a limiter, one of its rules, and a key.
+pub type Of<'a> = (&'a Definition, &'a Rc<DefinedRule>, &'a [u8]);
+
+impl<'a> Asked<'a> {
+    /// What one call for one key asks.
+    pub fn new(limiter: &'a Definition, key: &'a [u8], cost: u64) -> Result<Self> {
+        let requests = limiter.requests(key, cost)?;
+        let of = limiter.rules().iter().map(|rule| (limiter, rule, key)).collect();
+        Ok(Asked { requests, of })
+    }
+
+    /// Adds what is asked of one rule.
+    pub fn push(&mut self, request: Request<'a>, of: Of<'a>) {
+        self.requests.push(request);
+        self.of.push(of);
+    }
+
+    /// Whom each request is for.
+    pub fn parts(self) -> impl Iterator<Item = (Request<'a>, Of<'a>)> {
+        self.requests.into_iter().zip(self.of)
+    }
+
+    /// The key as the tables know it.
+    fn digest(&self, n: usize) -> Id {
+        let (definition, rule, key) = self.of[n];
+        definition.digest(key, rule)
+    }
+
+    fn stake(&self, n: usize) -> Stake {
+        self.of[n].1.stake
+    }
+
+    /// Whether nothing that is asked needs to be remembered.
+    fn is_kept(&self) -> bool {
+        self.of.iter().all(|(_, rule, _)| rule.stake == Stake::Keep)
+    }
+
+    fn durable(&self) -> impl Iterator<Item = usize> + use<> {
+        let durable: SmallVec<[usize; 4]> =
+            (0..self.of.len()).filter(|n| self.stake(*n) == Stake::Durable).collect();
+        durable.into_iter()
+    }
+}
+
+impl Store {
     /// Refuses calls where nothing can be counted.
     #[inline(always)]
     pub fn new(call: &Call) -> Result<Self> {
-        let header = shmem::header().ok_or_else(Error::not_preloaded)?;
         // SAFETY: a plain variable, -1 in all processes but parallel workers.
         if unsafe { pg_sys::ParallelWorkerNumber } >= 0 {
             return Err(Error::parallel_worker());
         }
-        Ok(Memory { header, function: call.function() })
+        let header = shmem::header().unwrap_or_else(shmem::private);
+        Ok(Store { header, function: call.function() })
     }
 
     pub fn header(&self) -> &'static Header {
@@ -47,10 +103,35 @@ impl Memory {
         self.header.clock.now()
     }
 
-    /// The limiter of this name.
+    /// The limiter of this name, if it can be used here.
     #[inline(always)]
     pub fn limiter(&self, name: &[u8]) -> Result<Rc<Definition>> {
-        catalog::limiter(self.header, name, self.function)
+        let limiter = catalog::limiter(self.header, name, self.function)?;
+        match limiter.stake() {
+            Stake::Durable => self.check_writable(&limiter)?,
+            Stake::Keep | Stake::Refund => self.check_shared()?,
+        }
+        Ok(limiter)
+    }
+
+    /// Refuses limits that count in shared memory where there is none.
+    #[inline(always)]
+    pub fn check_shared(&self) -> Result<()> {
+        if shmem::is_shared(self.header) {
+            Ok(())
+        } else {
+            Err(Error::not_preloaded())
+        }
+    }
+
+    #[cold]
+    fn check_writable(&self, limiter: &Definition) -> Result<()> {
+        // SAFETY: a plain variable, true on standbys, too.
+        if unsafe { pg_sys::XactReadOnly } {
+            return Err(Error::read_only(&limiter.name));
+        }
+        durable::set_schema_of(self.function);
+        Ok(())
     }
 
     /// Takes the cost, or nothing.
@@ -62,9 +143,36 @@ impl Memory {
         if !config::enabled() {
             return Ok(true);
         }
-        let now = self.now(std::slice::from_ref(&request));
-        let taken = self.header.table().try_take(&request, now);
-        Ok(taken.unwrap_or_else(|_| config::on_full() == OnFull::Allow))
+        match limiter.stake() {
+            Stake::Keep => {
+                let now = self.now(std::slice::from_ref(&request));
+                let taken = self.header.table().try_take(&request, now);
+                Ok(taken.unwrap_or_else(|_| config::on_full() == OnFull::Allow))
+            }
+            Stake::Refund | Stake::Durable => self.try_take_for_now(limiter, key, request),
+        }
+    }
+
+    /// The same where the transaction may have to give back. The short way is for a copy that is there.
+    fn try_take_for_now(
+        &self,
+        limiter: &Definition,
+        key: &[u8],
+        mut request: Request<'_>,
+    ) -> Result<bool> {
+        if !request.durable || durable::has_chosen() && shmem::is_shared(self.header) {
+            request.pin = !transaction::holds(request.key);
+            let now = self.now(std::slice::from_ref(&request));
+            if let Ok((taken, receipt)) = self.header.table().try_take_with_receipt(&request, now) {
+                if let Some(receipt) = receipt {
+                    let rule = &limiter.rules()[0];
+                    let new = || (rule.clone(), digest_of(limiter, key, rule));
+                    transaction::record(self.header, &request, receipt, new);
+                }
+                return Ok(taken);
+            }
+        }
+        Ok(self.decide(limiter, key, request.cost, Operation::Take)?.allowed)
     }
 
     /// Takes the cost or nothing, or only looks, and says all about it.
@@ -75,20 +183,23 @@ impl Memory {
         cost: u64,
         operation: Operation,
     ) -> Result<Decision> {
-        Ok(self.decide_all(&limiter.requests(key, cost)?, operation))
+        self.decide_all(&mut Asked::new(limiter, key, cost)?, operation)
     }
 
     /// The same for requests to several limiters.
-    pub fn decide_all(&self, requests: &[Request<'_>], operation: Operation) -> Decision {
+    pub fn decide_all(&self, asked: &mut Asked<'_>, operation: Operation) -> Result<Decision> {
         if !config::enabled() {
-            return Decision::unlimited();
+            return Ok(Decision::unlimited());
         }
-        self.decide_at(self.now(requests), requests, operation)
-    }
-
-    fn decide_at(&self, now: Now, requests: &[Request<'_>], operation: Operation) -> Decision {
-        let decision = self.header.table().decide(requests, now, operation);
-        decision.unwrap_or_else(|full| when_full(full, requests, now))
+        let takes = operation == Operation::Take;
+        let table = self.header.table();
+        self.run(
+            asked,
+            takes,
+            |requests, now, taken| table.decide(requests, now, operation, taken),
+            |full, asked, now| self.when_full(full, asked, now),
+            |decision| decision.allowed,
+        )
     }
 
     /// What a key has left, and what a call for it would be answered, both at the same moment.
@@ -96,56 +207,254 @@ impl Memory {
         if !config::enabled() {
             return Ok((Decision::unlimited(), Decision::unlimited()));
         }
-        let (nothing, one) = (limiter.requests(key, 0)?, limiter.requests(key, 1)?);
-        let now = self.now(&nothing);
-        let look = |requests: &[Request<'_>]| self.decide_at(now, requests, Operation::Peek);
-        Ok((look(&nothing), look(&one)))
+        let one = Asked::new(limiter, key, 1)?;
+        let table = self.header.table();
+        self.run(
+            &mut Asked::new(limiter, key, 0)?,
+            false,
+            |nothing, now, _| {
+                let standing = table.decide(nothing, now, Operation::Peek, None)?;
+                Ok((standing, table.decide(&one.requests, now, Operation::Peek, None)?))
+            },
+            |full, asked, now| (self.when_full(full, asked, now), self.when_full(full, asked, now)),
+            |_| false,
+        )
     }
 
     /// Takes as much as is left, up to `at_most`.
     pub fn take_at_most(&self, limiter: &Definition, key: &[u8], at_most: u64) -> Result<u64> {
-        let requests = limiter.requests(key, at_most)?;
+        let mut asked = Asked::new(limiter, key, at_most)?;
         if !config::enabled() {
             return Ok(at_most);
         }
-        let granted = self.header.table().take_at_most(&requests, self.now(&requests));
-        Ok(granted.unwrap_or(if config::on_full() == OnFull::Allow { at_most } else { 0 }))
-    }
-
-    /// Gives back.
-    pub fn refund(&self, limiter: &Definition, key: &[u8], cost: u64) -> Result<()> {
-        let requests = limiter.requests(key, cost)?;
-        if config::enabled() {
-            // Where a key has no room there is nothing to give back.
-            let _ = self.header.table().refund(&requests, self.now(&requests));
-        }
-        Ok(())
+        let table = self.header.table();
+        self.run(
+            &mut asked,
+            true,
+            |requests, now, taken| table.take_at_most(requests, now, taken),
+            |_, asked, _| if self.lets_pass(asked) { at_most } else { 0 },
+            |granted| *granted > 0,
+        )
     }
 
     /// Takes whether it fits or not.
     pub fn charge(&self, limiter: &Definition, key: &[u8], cost: u64) -> Result<()> {
-        let requests = limiter.requests(key, cost)?;
-        if config::enabled() {
+        let mut asked = Asked::new(limiter, key, cost)?;
+        if !config::enabled() {
+            return Ok(());
+        }
+        let table = self.header.table();
+        self.run(
+            &mut asked,
+            true,
+            |requests, now, taken| table.charge(requests, now, taken),
             // Without room the key is refused or let pass as `on_full` says, charged or not.
-            let _ = self.header.table().charge(&requests, self.now(&requests));
+            |_, _, _| (),
+            |()| true,
+        )
+    }
+
+    /// Gives back. Where a rollback would have to undo it, only what this part of the transaction took itself is given back at once,
+    /// and the rest when it commits.
+    pub fn refund(&self, limiter: &Definition, key: &[u8], cost: u64) -> Result<()> {
+        let mut asked = Asked::new(limiter, key, cost)?;
+        if !config::enabled() || cost == 0 {
+            return Ok(());
+        }
+        let table = self.header.table();
+        if asked.is_kept() {
+            // Where a key has no room there is nothing to give back.
+            let _ = table.refund(&asked.requests, self.now(&asked.requests));
+            return Ok(());
+        }
+        self.hold(&mut asked)?;
+        let now = self.now(&asked.requests);
+        for (n, request) in asked.requests.iter().enumerate() {
+            let rule = asked.of[n].1;
+            let taken = transaction::take_back(request.key, cost);
+            let rest = cost - taken.iter().map(|receipt| receipt.cost).sum::<u64>().min(cost);
+            table.undo(&rule.rule, request.key, &taken, now, false);
+            if rest > 0 {
+                let new = || (rule.clone(), asked.digest(n));
+                transaction::refund_later(self.header, request, rest, new);
+            }
         }
         Ok(())
     }
-}
 
-/// The answer for a new key when nothing is free.
-fn when_full(full: Full, requests: &[Request<'_>], now: Now) -> Decision {
-    match config::on_full() {
-        OnFull::Allow => Decision::unlimited(),
-        OnFull::Evict | OnFull::Deny => Decision {
+    /// Forgets what a key has used; says whether it had used anything. A durable key forgets when the transaction commits.
+    pub fn reset(&self, limiter: &Definition, key: &[u8]) -> Result<bool> {
+        let table = self.header.table();
+        if limiter.stake() != Stake::Durable {
+            let now = self.header.clock.now().steady;
+            return Ok(table.reset(limiter.key(key), limiter.positions(), now));
+        }
+        let mut asked = Asked::new(limiter, key, 0)?;
+        self.hold(&mut asked)?;
+        let now = self.now(&asked.requests);
+        let used = match table.decide(&asked.requests, now, Operation::Peek, None) {
+            Ok(standing) => standing.reset_after > 0,
+            Err(_) => false,
+        };
+        for (n, request) in asked.requests.iter().enumerate() {
+            let new = || (asked.of[n].1.clone(), asked.digest(n));
+            transaction::reset_later(self.header, request, now.wall, new);
+        }
+        Ok(used)
+    }
+
+    /// Holds the copies of all durable keys that are asked for, until the transaction ends.
+    fn hold(&self, asked: &mut Asked<'_>) -> Result<()> {
+        self.run(
+            asked,
+            true,
+            |requests, now, _| {
+                let table = self.header.table();
+                let wanted = || requests.iter().filter(|request| request.durable && request.pin);
+                for (n, request) in wanted().enumerate() {
+                    if let Err(why) = table.pin(request, now) {
+                        for held in wanted().take(n) {
+                            table.undo(held.rule, held.key, &Receipts::default(), now, true);
+                        }
+                        return Err(why);
+                    }
+                }
+                Ok(true)
+            },
+            |_, _, _| false,
+            |held| *held,
+        )
+        .and_then(|held| if held { Ok(()) } else { Err(Error::full()) })?;
+        for request in &mut asked.requests {
+            request.pin &= request.durable;
+        }
+        Ok(())
+    }
+
+    /// Runs `action` on the table with all that goes with it for limits that are more than kept in memory: copies are loaded, and what
+    /// is taken is remembered. `full` answers where a new key finds no room; `took` says whether an answer means that something was
+    /// taken.
+    fn run<R>(
+        &self,
+        asked: &mut Asked<'_>,
+        takes: bool,
+        mut action: impl FnMut(
+            &[Request<'_>],
+            Now,
+            Option<&mut Taken>,
+        ) -> std::result::Result<R, Unable>,
+        full: impl Fn(Full, &Asked<'_>, Now) -> R,
+        took: impl Fn(&R) -> bool,
+    ) -> Result<R> {
+        if asked.is_kept() {
+            let now = self.now(&asked.requests);
+            return match action(&asked.requests, now, None) {
+                Ok(answer) => Ok(answer),
+                Err(Unable::Full(why)) => Ok(full(why, asked, now)),
+                Err(Unable::Unloaded) => {
+                    Err(Error::internal("a limit of shared memory has no copy"))
+                }
+            };
+        }
+        let locked = self.prepare(asked, takes)?;
+        let mut taken = Taken::new();
+        let answer = loop {
+            for (n, request) in asked.requests.iter_mut().enumerate() {
+                let remembered = asked.of[n].1.stake != Stake::Keep;
+                request.pin = takes && remembered && !transaction::holds(request.key);
+            }
+            let now = self.now(&asked.requests);
+            taken.clear();
+            match action(&asked.requests, now, Some(&mut taken)) {
+                Ok(answer) => break answer,
+                Err(Unable::Full(why)) => break full(why, asked, now),
+                Err(Unable::Unloaded) => {
+                    if let Err(why) = self.load(asked) {
+                        break full(why, asked, now);
+                    }
+                }
+            }
+            pgrx::check_for_interrupts!();
+        };
+        for (n, receipt) in taken.iter().enumerate() {
+            if let (Some(receipt), Stake::Refund | Stake::Durable) = (receipt, asked.stake(n)) {
+                let new = || (asked.of[n].1.clone(), asked.digest(n));
+                transaction::record(self.header, &asked.requests[n], *receipt, new);
+            }
+        }
+        if !took(&answer) {
+            locked.into_iter().for_each(durable::unlock);
+        }
+        Ok(answer)
+    }
+
+    /// What has to be there before the clock is read. Without shared memory the keys are locked, and read anew; the answer is those
+    /// that were locked here.
+    fn prepare(&self, asked: &Asked<'_>, takes: bool) -> Result<SmallVec<[Id; 4]>> {
+        let mut locked = SmallVec::new();
+        if asked.durable().next().is_none() {
+            return Ok(locked);
+        }
+        if takes {
+            durable::enter(self.header)?;
+        }
+        if shmem::is_shared(self.header) {
+            return Ok(locked);
+        }
+        let mut digests: SmallVec<[(Id, usize); 4]> =
+            asked.durable().map(|n| (asked.digest(n), n)).collect();
+        // All in the same order, so that nobody waits in a circle.
+        digests.sort_unstable();
+        for (digest, n) in digests {
+            let key = asked.requests[n].key;
+            if transaction::holds(key) {
+                continue;
+            }
+            if takes {
+                durable::lock(digest, true);
+                locked.push(digest);
+            }
+            self.header.table().discard(key);
+        }
+        Ok(locked)
+    }
+
+    /// Fills all copies that are asked for.
+    #[cold]
+    fn load(&self, asked: &Asked<'_>) -> std::result::Result<(), Full> {
+        for n in asked.durable() {
+            let rule = asked.of[n].1;
+            durable::load(self.header, &asked.requests[n], rule, asked.digest(n))?;
+        }
+        Ok(())
+    }
+
+    /// Whether `on_full` lets a new key pass: but what is durable is never let pass uncounted.
+    fn lets_pass(&self, asked: &Asked<'_>) -> bool {
+        config::on_full() == OnFull::Allow && asked.durable().next().is_none()
+    }
+
+    /// The answer for a new key when nothing is free.
+    fn when_full(&self, full: Full, asked: &Asked<'_>, now: Now) -> Decision {
+        if self.lets_pass(asked) {
+            return Decision::unlimited();
+        }
+        Decision {
             allowed: false,
-            quota: requests.first().map_or(0, |request| request.rule.capacity()),
+            quota: asked.requests.first().map_or(0, |request| request.rule.capacity()),
             remaining: 0,
             retry_after: Some(full.until.saturating_sub(now.steady).max(1)),
             reset_after: 0,
             reason: Some(Reason::Rate),
             binding: 0,
-        },
+        }
+    }
+}
+
+fn digest_of(limiter: &Definition, key: &[u8], rule: &DefinedRule) -> Id {
+    match rule.stake {
+        Stake::Durable => limiter.digest(key, rule),
+        Stake::Keep | Stake::Refund => Id::default(),
     }
 }
 
@@ -161,6 +470,3 @@ fn prefetch(cell: &Cell) {
     #[cfg(not(target_arch = "x86_64"))]
     let _ = cell;
 }
-
-/// A list of requests that are to be decided together.
-pub type Requests<'a> = SmallVec<[Request<'a>; 4]>;

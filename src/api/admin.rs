@@ -5,28 +5,38 @@ use pgrx::pg_sys::Datum;
 use crate::config;
 use crate::datum;
 use crate::function::pg_function;
-use crate::memory::Memory;
 use crate::shmem;
+use crate::store::Store;
 
 pg_function! {
     /// Forgets what a key has used; says whether it had used anything.
     fn rl_reset(call) {
         let (limiter, key) = (call.text(0, "limiter")?, call.text(1, "key")?);
-        let memory = Memory::new(call)?;
-        let limiter = memory.limiter(limiter)?;
-        let table = memory.header().table();
-        Ok(Datum::from(table.reset(limiter.key(key), limiter.positions(), memory.header().clock.now().steady)))
+        let store = Store::new(call)?;
+        let limiter = store.limiter(limiter)?;
+        Ok(Datum::from(store.reset(&limiter, key)?))
     }
 }
 
 pg_function! {
     /// Forgets what all keys of a limiter have used; says how many had used anything. Reads the whole table.
-    fn rl_reset_all(call) {
+    fn _rl_reset_all(call) {
         let limiter = call.text(0, "limiter")?;
-        let memory = Memory::new(call)?;
-        let limiter = memory.limiter(limiter)?;
-        let forgotten = memory.header().table().reset_all(limiter.tag(), memory.header().clock.now().steady);
+        let store = Store::new(call)?;
+        let limiter = store.limiter(limiter)?;
+        let forgotten = store.header().table().reset_all(limiter.tag(), store.header().clock.now().steady);
         Ok(datum::count(forgotten).unwrap_or(Datum::null()))
+    }
+}
+
+pg_function! {
+    /// Sums up what durable limiters wrote down, and drops what matters no more; says how many rows are gone.
+    fn rl_purge(call) {
+        let store = Store::new(call)?;
+        crate::durable::set_schema_of(call.function());
+        let folded = crate::durable::fold(store.header())?;
+        let purged = crate::durable::purge(store.header(), u64::MAX)?;
+        Ok(datum::count(folded + purged).unwrap_or(Datum::null()))
     }
 }
 

@@ -7,7 +7,7 @@ use ratelimit_core::{Decision, Operation};
 use crate::datum;
 use crate::error::Error;
 use crate::function::pg_function;
-use crate::memory::{Memory, Requests};
+use crate::store::{Asked, Store};
 
 /// So many pairs are decided together at most: their cells are locked at the same time.
 const MOST_TOGETHER: usize = 1_000;
@@ -23,35 +23,35 @@ pg_function! {
             return Err(Error::too_many("limits", MOST_TOGETHER));
         }
         let costs = call.costs(2, "costs", "keys", keys.len())?;
-        let memory = Memory::new(call)?;
-        let definitions = limiters.iter().map(|name| memory.limiter(name)).collect::<Result<Vec<_>, _>>()?;
+        let store = Store::new(call)?;
+        let definitions = limiters.iter().map(|name| store.limiter(name)).collect::<Result<Vec<_>, _>>()?;
 
-        let mut requests = Requests::new();
+        let mut asked = Asked::default();
         // Whose request it is, and which request a key has: a pair that is named twice is asked once, for both costs.
         let mut owners = Vec::new();
         let mut places = HashMap::new();
         for (n, definition) in definitions.iter().enumerate() {
-            for request in definition.requests(keys[n], costs[n])? {
+            for (request, of) in Asked::new(definition, keys[n], costs[n])?.parts() {
                 match places.get(&request.key) {
                     Some(place) => {
-                        let known: &mut ratelimit_core::table::Request<'_> = &mut requests[*place];
+                        let known: &mut ratelimit_core::table::Request<'_> = &mut asked.requests[*place];
                         known.cost = known.cost.saturating_add(request.cost);
                     }
                     None => {
-                        places.insert(request.key, requests.len());
-                        requests.push(request);
+                        places.insert(request.key, asked.requests.len());
+                        asked.push(request, of);
                         owners.push(n);
                     }
                 }
             }
         }
-        if requests.len() > MOST_TOGETHER {
+        if asked.requests.len() > MOST_TOGETHER {
             return Err(Error::too_many("rules of limits", MOST_TOGETHER));
         }
-        let decision = if requests.is_empty() {
+        let decision = if asked.requests.is_empty() {
             Decision::unlimited()
         } else {
-            memory.decide_all(&requests, Operation::Take)
+            store.decide_all(&mut asked, Operation::Take)?
         };
         let limiter = owners.get(decision.binding).map(|n| datum::text(limiters[*n]));
         let [a, b, c, d, e, f] = datum::decision(&decision);
@@ -64,11 +64,11 @@ pg_function! {
     fn rl_try_acquire_many(call) {
         let (limiter, keys) = (call.text(0, "limiter")?, call.texts(1, "keys")?);
         let costs = call.costs(2, "costs", "keys", keys.len())?;
-        let memory = Memory::new(call)?;
-        let limiter = memory.limiter(limiter)?;
+        let store = Store::new(call)?;
+        let limiter = store.limiter(limiter)?;
         let taken = keys.iter().zip(costs).map(|(key, cost)| {
             pgrx::check_for_interrupts!();
-            memory.try_take(&limiter, key, cost)
+            store.try_take(&limiter, key, cost)
         });
         Ok(datum::booleans(&taken.collect::<Result<Vec<_>, _>>()?))
     }

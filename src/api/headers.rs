@@ -8,16 +8,16 @@ use ratelimit_core::{Micros, SECOND};
 use serde_json::{json, Map, Value};
 
 use crate::function::pg_function;
-use crate::memory::Memory;
+use crate::store::Store;
 
 pg_function! {
     /// The headers for a response to this key. Looks with a cost of 1 and takes nothing.
     fn rl_http_headers(call) {
         let (limiter, key) = (call.text(0, "limiter")?, call.text(1, "key")?);
-        let memory = Memory::new(call)?;
-        let limiter = memory.limiter(limiter)?;
+        let store = Store::new(call)?;
+        let limiter = store.limiter(limiter)?;
         // What a call would find, not what it would leave.
-        let (standing, next) = memory.standing(&limiter, key)?;
+        let (standing, next) = store.standing(&limiter, key)?;
 
         let policies: Vec<_> = limiter.policies().collect();
         let names: Vec<_> = (1..=policies.len())

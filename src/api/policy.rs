@@ -8,7 +8,7 @@ use crate::datum::decision_row;
 use crate::error::{Error, Result};
 use crate::function::{pg_function, Call};
 use crate::interval::Parts;
-use crate::memory::Memory;
+use crate::store::Store;
 
 fn decide(call: &Call, algorithm: Algorithm, burst: Option<u64>, cost: u64) -> Result<Datum> {
     let key = call.text(0, "key")?;
@@ -24,9 +24,10 @@ fn decide(call: &Call, algorithm: Algorithm, burst: Option<u64>, cost: u64) -> R
         anchor: Anchor::Clock,
     };
     let rule = spec.rule().map_err(Error::policy)?;
-    let memory = Memory::new(call)?;
-    let limiter = Definition::ad_hoc(call.function(), spec, rule, &memory.header().secret);
-    Ok(decision_row(&memory.decide(&limiter, key, cost, Operation::Take)?))
+    let store = Store::new(call)?;
+    store.check_shared()?;
+    let limiter = Definition::ad_hoc(call.function(), spec, rule, &store.header().secret);
+    Ok(decision_row(&store.decide(&limiter, key, cost, Operation::Take)?))
 }
 
 pg_function! {

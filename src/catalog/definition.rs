@@ -1,5 +1,7 @@
 //! A limiter, checked and ready to decide.
 
+use std::rc::Rc;
+
 use pgrx::pg_sys;
 use ratelimit_core::table::{rule_key, Key, Request};
 use ratelimit_core::{
@@ -8,7 +10,7 @@ use ratelimit_core::{
 };
 use smallvec::SmallVec;
 
-use super::scan::{LimiterRow, RuleRow, Tables};
+use super::scan::{Id, LimiterRow, RuleRow, Tables};
 use crate::error::{Error, Result};
 use crate::zone;
 
@@ -19,14 +21,31 @@ pub struct Definition {
     /// The name as the database stores it, in whatever encoding.
     key: Box<[u8]>,
     hasher: KeyHasher,
-    rules: Vec<DefinedRule>,
+    /// Of a durable limiter: how the tables know keys.
+    digest: KeyHasher,
+    stake: Stake,
+    rules: Vec<Rc<DefinedRule>>,
+}
+
+/// What becomes of what a transaction takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stake {
+    /// It stays taken.
+    Keep,
+    /// It is given back if the transaction rolls back.
+    Refund,
+    /// The same, and it is written down when the transaction commits.
+    Durable,
 }
 
 /// One of its rules.
-struct DefinedRule {
-    rule: Rule,
+pub struct DefinedRule {
+    pub rule: Rule,
+    pub position: u32,
+    pub stake: Stake,
+    /// The limiter's.
+    pub id: Id,
     spec: RateSpec,
-    position: u32,
 }
 
 impl Definition {
@@ -34,8 +53,17 @@ impl Definition {
     /// limiter that is dropped and created again does not find what was left of the old one.
     pub fn new(tables: &Tables, name: &[u8], row: LimiterRow, secret: &Secret) -> Result<Self> {
         unsupported(&row)?;
-        let rules =
-            row.rules.iter().map(|rule| defined(&row.name, rule)).collect::<Result<Vec<_>>>()?;
+        let stake = match (row.storage.as_str(), row.on_rollback.as_str()) {
+            ("durable", "keep") => return Err(Error::durable_keep(&row.name)),
+            ("durable", _) => Stake::Durable,
+            (_, "refund") => Stake::Refund,
+            _ => Stake::Keep,
+        };
+        let rules = row
+            .rules
+            .iter()
+            .map(|rule| defined(&row.name, rule, stake, row.id).map(Rc::new))
+            .collect::<Result<Vec<_>>>()?;
         let specs: Vec<_> = rules.iter().map(|rule| rule.spec).collect();
         let last = row.rules.last().map_or(1, |rule| rule.position);
         check_together(&specs).map_err(|error| Error::rule(&row.name, last, error))?;
@@ -43,11 +71,13 @@ impl Definition {
             // SAFETY: a plain variable, set when the process connected to its database.
             &unsafe { pg_sys::MyDatabaseId }.to_u32().to_le_bytes(),
             &tables.limiters.to_u32().to_le_bytes(),
-            name,
-            &row.created_at.to_le_bytes(),
+            &row.id,
+            row.storage.as_bytes(),
         ];
         let hasher = KeyHasher::new(secret, &identity);
-        Ok(Definition { name: row.name, key: name.into(), hasher, rules })
+        // The id is random and known to nobody outside, as a secret should be.
+        let digest = KeyHasher::new(&row.id, &[]);
+        Ok(Definition { name: row.name, key: name.into(), hasher, digest, stake, rules })
     }
 
     /// A limit that is given in the call: no row defines it.
@@ -65,8 +95,32 @@ impl Definition {
             name: String::new(),
             key: Box::default(),
             hasher,
-            rules: vec![DefinedRule { rule, spec, position: 0 }],
+            digest: hasher,
+            stake: Stake::Keep,
+            rules: vec![Rc::new(DefinedRule {
+                rule,
+                position: 0,
+                stake: Stake::Keep,
+                id: Id::default(),
+                spec,
+            })],
         }
+    }
+
+    /// What becomes of what a transaction takes.
+    #[inline(always)]
+    pub fn stake(&self) -> Stake {
+        self.stake
+    }
+
+    /// The rules, in the order of the requests.
+    pub fn rules(&self) -> &[Rc<DefinedRule>] {
+        &self.rules
+    }
+
+    /// How the tables know what a key has used of a rule.
+    pub fn digest(&self, key: &[u8], rule: &DefinedRule) -> Id {
+        digest_of(rule_key(self.digest.key(key), rule.position))
     }
 
     /// Whether this is the limiter of that name.
@@ -118,7 +172,8 @@ impl Definition {
         cost: u64,
     ) -> Request<'a> {
         let key = rule_key(key, rule.position);
-        Request { rule: &rule.rule, key, tag: self.tag(), primary, cost }
+        let durable = self.stake == Stake::Durable;
+        Request { rule: &rule.rule, key, tag: self.tag(), primary, cost, durable, pin: false }
     }
 
     /// For each rule, how much passes in how many seconds, rounded up: a bucket's burst in the time it takes to fill.
@@ -133,7 +188,12 @@ impl Definition {
     }
 }
 
-fn defined(limiter: &str, row: &RuleRow) -> Result<DefinedRule> {
+/// A key as a uuid.
+fn digest_of([high, low]: Key) -> Id {
+    ((u128::from(high) << 64) | u128::from(low)).to_be_bytes()
+}
+
+fn defined(limiter: &str, row: &RuleRow, stake: Stake, id: Id) -> Result<DefinedRule> {
     let wrong = |error| Error::rule(limiter, row.position, error);
     let unknown = |what: &str, value: &str| Error::enum_value(what, value.as_bytes());
     let algorithm =
@@ -167,17 +227,11 @@ fn defined(limiter: &str, row: &RuleRow) -> Result<DefinedRule> {
         anchor,
     };
     let rule = Rule::new(&spec, zone::calendar(&row.time_zone)?).map_err(wrong)?;
-    Ok(DefinedRule { rule, spec, position: row.position.unsigned_abs() })
+    Ok(DefinedRule { rule, position: row.position.unsigned_abs(), stake, id, spec })
 }
 
 /// Refuses what the tables can say but this version cannot do.
 fn unsupported(row: &LimiterRow) -> Result<()> {
-    if row.storage != "memory" {
-        return Err(Error::not_supported("storage \"durable\""));
-    }
-    if row.on_rollback != "keep" {
-        return Err(Error::not_supported("on_rollback \"refund\""));
-    }
     if row.mode != "enforce" {
         return Err(Error::not_supported("a mode other than \"enforce\""));
     }

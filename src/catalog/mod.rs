@@ -13,10 +13,11 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use pgrx::pg_sys::{self, Datum, Oid};
+use ratelimit_core::Secret;
 use rustc_hash::FxBuildHasher;
 
-pub use definition::Definition;
-pub use scan::enum_label;
+pub use definition::{DefinedRule, Definition, Stake};
+pub use scan::{enum_label, Id};
 
 use crate::backend::BackendCell;
 use crate::error::{Error, Result};
@@ -81,6 +82,23 @@ fn load(header: &Header, name: &[u8], function: Oid) -> Result<Rc<Definition>> {
         cache.last = Some(definition.clone());
     });
     Ok(definition)
+}
+
+/// The rules of all durable limiters in the extension's schema, by limiter and position.
+pub fn durable_rules(schema: Oid, secret: &Secret) -> Result<HashMap<(Id, i32), Rc<DefinedRule>>> {
+    let tables = scan::Tables::in_schema(schema);
+    let mut rules = HashMap::new();
+    for name in scan::names(&tables) {
+        let Some(row) = scan::limiter(&tables, &name) else { continue };
+        let id = row.id;
+        let definition = Definition::new(&tables, &name, row, secret)?;
+        if definition.stake() == Stake::Durable {
+            for rule in definition.rules() {
+                rules.insert((id, rule.position.cast_signed()), rule.clone());
+            }
+        }
+    }
+    Ok(rules)
 }
 
 /// Registers for what the server has to tell; the postmaster's children inherit it.

@@ -17,10 +17,14 @@ pub struct Tables {
 impl Tables {
     /// Those in the schema of one of the extension's functions.
     pub fn of(function: Oid) -> Self {
-        // SAFETY: catalog look-ups by oid and by terminated name; what does not exist is answered by 0.
-        let relation = |name: &CStr| unsafe {
-            pg_sys::get_relname_relid(name.as_ptr(), pg_sys::get_func_namespace(function))
-        };
+        // SAFETY: a catalog look-up by oid; what does not exist is answered by 0.
+        Self::in_schema(unsafe { pg_sys::get_func_namespace(function) })
+    }
+
+    /// Those in a schema.
+    pub fn in_schema(schema: Oid) -> Self {
+        // SAFETY: catalog look-ups by terminated name; what does not exist is answered by 0.
+        let relation = |name: &CStr| unsafe { pg_sys::get_relname_relid(name.as_ptr(), schema) };
         Tables {
             limiters: relation(c"rl_limiters"),
             limiters_key: relation(c"rl_limiters_pkey"),
@@ -29,6 +33,9 @@ impl Tables {
         }
     }
 }
+
+/// Tells a limiter from any other that was ever created.
+pub type Id = [u8; 16];
 
 /// A row of `rl_limiters`, as far as it is used yet, and its rules in order.
 pub struct LimiterRow {
@@ -39,7 +46,7 @@ pub struct LimiterRow {
     pub max_concurrent: Option<i32>,
     /// Whether a column is set that later versions will use.
     pub bans: bool,
-    pub created_at: i64,
+    pub id: Id,
     pub rules: Vec<RuleRow>,
 }
 
@@ -58,7 +65,7 @@ pub struct RuleRow {
 /// A limiter and its rules.
 pub fn limiter(tables: &Tables, name: &[u8]) -> Option<LimiterRow> {
     let mut found = None;
-    scan(tables.limiters, tables.limiters_key, name, |row: &Row<11>| {
+    scan(tables.limiters, tables.limiters_key, Some(name), |row: &Row<12>| {
         found = Some(LimiterRow {
             name: row.text(0),
             storage: row.label(2),
@@ -66,12 +73,12 @@ pub fn limiter(tables: &Tables, name: &[u8]) -> Option<LimiterRow> {
             mode: row.label(4),
             max_concurrent: row.get(5).map(|datum| datum.value() as i32),
             bans: (7..10).any(|column| row.get(column).is_some()),
-            created_at: row.bigint(10),
+            id: row.uuid(11),
             rules: Vec::new(),
         });
     });
     let mut limiter = found?;
-    scan(tables.rules, tables.rules_key, name, |row: &Row<9>| {
+    scan(tables.rules, tables.rules_key, Some(name), |row: &Row<9>| {
         limiter.rules.push(RuleRow {
             position: row.bigint(1) as i32,
             algorithm: row.label(2),
@@ -86,6 +93,16 @@ pub fn limiter(tables: &Tables, name: &[u8]) -> Option<LimiterRow> {
     });
     limiter.rules.sort_by_key(|rule| rule.position);
     Some(limiter)
+}
+
+/// The names of all limiters.
+pub fn names(tables: &Tables) -> Vec<Vec<u8>> {
+    let mut names = Vec::new();
+    scan(tables.limiters, tables.limiters_key, None, |row: &Row<1>| {
+        // SAFETY: the table declares the column as text; the tuple is alive while the row is read.
+        names.extend(row.get(0).map(|name| unsafe { crate::function::text(name) }.to_vec()));
+    });
+    names
 }
 
 /// The first columns of a row; the table has at least so many.
@@ -110,6 +127,11 @@ impl<const N: usize> Row<N> {
         String::from_utf8_lossy(bytes).into_owned()
     }
 
+    fn uuid(&self, column: usize) -> Id {
+        // SAFETY: the table declares the column as uuid, and not null; the tuple is alive while the row is read.
+        unsafe { *self.values[column].cast_mut_ptr::<Id>() }
+    }
+
     /// The label of an enum.
     fn label(&self, column: usize) -> String {
         enum_label(self.values[column])
@@ -121,8 +143,13 @@ pub fn enum_label(value: Datum) -> String {
     pgrx::enum_helper::lookup_enum_by_oid(Oid::from(value.value() as u32)).0
 }
 
-/// Reads all rows whose first column is `name`.
-fn scan<const N: usize>(table: Oid, index: Oid, name: &[u8], mut read: impl FnMut(&Row<N>)) {
+/// Reads all rows whose first column is `name`, or all.
+fn scan<const N: usize>(
+    table: Oid,
+    index: Oid,
+    name: Option<&[u8]>,
+    mut read: impl FnMut(&Row<N>),
+) {
     const TEXT_EQUAL: u32 = 67;
     // SAFETY: the extension's own table and index, read under the lock that table_open takes. A null snapshot makes
     // systable_beginscan take the latest one. If anything here raises an error, the transaction's abort closes them.
@@ -134,10 +161,11 @@ fn scan<const N: usize>(table: Oid, index: Oid, name: &[u8], mut read: impl FnMu
             1,
             pg_sys::BTEqualStrategyNumber as u16,
             Oid::from(TEXT_EQUAL),
-            crate::datum::text(name),
+            name.map_or(Datum::null(), crate::datum::text),
         );
-        let scan =
-            pg_sys::systable_beginscan(relation, index, true, std::ptr::null_mut(), 1, &mut key);
+        let (indexed, keys) = (name.is_some(), i32::from(name.is_some()));
+        let snapshot = std::ptr::null_mut();
+        let scan = pg_sys::systable_beginscan(relation, index, indexed, snapshot, keys, &mut key);
         loop {
             let tuple = pg_sys::systable_getnext(scan);
             if tuple.is_null() {

@@ -7,7 +7,7 @@ use super::template::Template;
 use super::{Fired, Row, BEFORE, FOR_EACH_ROW, TIMING};
 use crate::error::{Error, Result};
 use crate::function::pg_function;
-use crate::memory::Memory;
+use crate::store::Store;
 
 pg_function! {
     /// `BEFORE INSERT OR UPDATE OR DELETE ... FOR EACH ROW`: takes from a limiter for each row, and refuses the row if it may not.
@@ -35,15 +35,15 @@ pg_function! {
         let key = key(&fired, &parse(&fired, template)?, &row)?;
         let cost = cost_column.map_or(Ok(1), |column| cost(&fired, &row, column))?;
 
-        let memory = Memory::new(call)?;
-        let limiter = memory.limiter(limiter)?;
-        if memory.try_take(&limiter, &key, cost)? {
+        let store = Store::new(call)?;
+        let limiter = store.limiter(limiter)?;
+        if store.try_take(&limiter, &key, cost)? {
             return Ok(Datum::from(fired.tuple()));
         }
         if skip {
             return Ok(Datum::null());
         }
-        let decision = memory.decide(&limiter, &key, cost, Operation::Peek)?;
+        let decision = store.decide(&limiter, &key, cost, Operation::Peek)?;
         Err(Error::denied(&limiter.name, Some(&decision)))
     }
 }

@@ -10,7 +10,7 @@ use super::row::{argument_count, key, parse};
 use super::{Fired, Row, FOR_EACH_ROW, TIMING};
 use crate::error::{Error, Result};
 use crate::function::pg_function;
-use crate::memory::Memory;
+use crate::store::Store;
 
 pg_function! {
     /// `AFTER ... REFERENCING NEW TABLE AS ... FOR EACH STATEMENT`: takes as much for each key as the statement has rows of it. If
@@ -31,15 +31,15 @@ pg_function! {
         };
         let keys = rows_per_key(&fired, template)?;
 
-        let memory = Memory::new(call)?;
-        let limiter = memory.limiter(limiter)?;
+        let store = Store::new(call)?;
+        let limiter = store.limiter(limiter)?;
         for (n, (key, rows)) in keys.iter().enumerate() {
-            if memory.try_take(&limiter, key, *rows)? {
+            if store.try_take(&limiter, key, *rows)? {
                 continue;
             }
-            let decision = memory.decide(&limiter, key, *rows, Operation::Peek)?;
+            let decision = store.decide(&limiter, key, *rows, Operation::Peek)?;
             for (key, rows) in &keys[..n] {
-                memory.refund(&limiter, key, *rows)?;
+                store.refund(&limiter, key, *rows)?;
             }
             return Err(Error::denied(&limiter.name, Some(&decision)));
         }

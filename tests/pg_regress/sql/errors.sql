@@ -88,9 +88,19 @@ SELECT answer($$SELECT rl_clone_limiter('nope', 'new')$$);
 SELECT answer($$SELECT rl_clone_limiter('api', 'api')$$);
 SELECT answer($$SELECT rl_clone_limiter('api', 'new', algorithm => 'sliding_log')$$);
 
+-- What is durable is undone with its transaction, and needs one that writes.
+SELECT answer($$SELECT rl_create_limiter('new', '3 per day', storage => 'durable', on_rollback => 'keep')$$);
+SELECT answer($$UPDATE rl_limiters SET storage = 'durable' WHERE name = 'api'$$);
+SELECT rl_create_limiter('durable', '3 per day', storage => 'durable');
+BEGIN READ ONLY;
+SELECT answer($$SELECT rl_try_acquire('durable', 'k')$$);
+SELECT answer($$SELECT rl_peek('durable', 'k')$$);
+COMMIT;
+BEGIN;
+SELECT rl_try_acquire('durable', 'k');
+PREPARE TRANSACTION 'held';
+
 -- Not in this version.
-SELECT answer($$SELECT rl_create_limiter('new', '3 per day', storage => 'durable')$$);
-SELECT answer($$SELECT rl_create_limiter('new', '3 per day', on_rollback => 'refund')$$);
 SELECT answer($$SELECT rl_create_limiter('new', '3 per day', mode => 'shadow')$$);
 SELECT answer($$SELECT rl_create_limiter('new', '3 per day', max_concurrent => 5)$$);
 SELECT answer($$SELECT rl_create_limiter('new', '3 per day', ban_after => 5, ban_within => '1 minute', ban_for => '1 hour')$$);
@@ -105,6 +115,6 @@ SELECT answer($$INSERT INTO rl_rules (limiter, quota, period) VALUES ('by hand',
 SELECT answer($$INSERT INTO rl_rules (limiter, quota, period, algorithm) VALUES ('by hand', 1, '1 day 1 hour', 'fixed_window')$$);
 SELECT answer($$INSERT INTO rl_rules (limiter, quota, period, time_zone) VALUES ('by hand', 1, '1 day', 'Middle/Earth')$$);
 SELECT answer($$INSERT INTO rl_rules (limiter, position, quota, period) VALUES ('by hand', 1, 1, '1 day'), ('by hand', 2, 2, '1 day')$$);
-SELECT answer($$INSERT INTO rl_limiters (name, created_at) VALUES (E'two\nlines', '2024-01-01')$$);
+SELECT answer($$INSERT INTO rl_limiters (name, created_at, id) VALUES (E'two\nlines', '2024-01-01', '00000000-0000-0000-0000-000000000000')$$);
 SELECT answer($$SELECT rl_try_acquire('by hand', 'a')$$);
 SELECT name FROM rl_limiters;

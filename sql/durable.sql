@@ -1,0 +1,26 @@
+-- What keys of durable limiters have used. A call that takes adds a row to a ledger, which collides with nobody; house-keeping
+-- folds the ledger into counts. There are two, so that one can be folded and truncated while the other is written.
+CREATE TABLE rl_counts (
+    -- A digest of limiter, key and rule.
+    key        uuid PRIMARY KEY,
+    limiter    uuid NOT NULL,
+    rule       integer NOT NULL,
+    fresh_from timestamptz NOT NULL,
+    state      bytea NOT NULL
+) WITH (fillfactor = 70);
+COMMENT ON TABLE rl_counts IS 'internal: what keys of durable limiters have used, up to what the ledgers hold';
+ALTER TABLE rl_counts ALTER COLUMN state SET STORAGE MAIN;
+
+CREATE TABLE rl_ledger_0 (
+    key     uuid NOT NULL,
+    limiter uuid NOT NULL,
+    rule    integer NOT NULL,
+    at      timestamptz NOT NULL,
+    -- Negative: given back. Null: all that was taken before is forgotten.
+    cost    bigint
+);
+COMMENT ON TABLE rl_ledger_0 IS 'internal: what was taken from durable limiters';
+CREATE INDEX rl_ledger_0_key ON rl_ledger_0 (key);
+CREATE TABLE rl_ledger_1 (LIKE rl_ledger_0);
+COMMENT ON TABLE rl_ledger_1 IS 'internal: what was taken from durable limiters';
+CREATE INDEX rl_ledger_1_key ON rl_ledger_1 (key);

@@ -1,0 +1,248 @@
+//! House-keeping: ledgers summed up, and counts dropped that matter no more.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use pgrx::pg_sys;
+use pgrx::prelude::Spi;
+use ratelimit_core::{Micros, Now, Stored, SECOND};
+
+use super::tables::{LedgerRow, Name, Table};
+use super::turn::{self, Turn};
+use super::{lock, schema};
+use crate::catalog::{self, DefinedRule, Id};
+use crate::error::{Error, Result};
+use crate::shmem::{self, Header};
+
+/// The rules of all durable limiters, by limiter and position.
+type Rules = HashMap<(Id, i32), Rc<DefinedRule>>;
+
+/// Only one process at a time keeps house in a database: the lock of no key.
+const HOUSE: Id = [0; 16];
+
+/// How long to wait for transactions that chose the ledger which is to be folded.
+const PATIENCE: u32 = 50;
+
+/// Sums up the ledger that is not written, and turns. Says how many of its rows are gone.
+pub fn fold(header: &'static Header) -> Result<u64> {
+    if !lock(HOUSE, false) {
+        return Ok(0);
+    }
+    let rules = catalog::durable_rules(schema(), &header.secret)?;
+    if !shmem::is_shared(header) {
+        return Ok(fold_keys(&rules));
+    }
+    let turn = turn::turn(header)?;
+    if is_empty(1 - turn.side()) {
+        if is_empty(turn.side()) {
+            return Ok(0);
+        }
+        if turn.writers(1 - turn.side()) > 0 {
+            return Ok(0);
+        }
+        turn.turn(header.clock.now().wall);
+    }
+    let old = 1 - turn.side();
+    for _ in 0..PATIENCE {
+        if turn.writers(old) == 0 {
+            return fold_ledger(turn, old, &rules);
+        }
+        std::thread::sleep(Duration::from_millis(2));
+        pgrx::check_for_interrupts!();
+    }
+    Ok(0)
+}
+
+fn is_empty(side: usize) -> bool {
+    let lock = pg_sys::AccessShareLock;
+    Table::open(Name::Ledger(side), lock).is_none_or(|ledger| {
+        let empty = ledger.is_empty();
+        ledger.close(lock);
+        empty
+    })
+}
+
+/// Sums up a whole ledger, of which all rows are final, and empties it.
+fn fold_ledger(turn: &Turn, side: usize, rules: &Rules) -> Result<u64> {
+    let lock = pg_sys::RowExclusiveLock;
+    let (Some(old), Some(new), Some(counts)) = (
+        Table::open(Name::Ledger(side), lock),
+        Table::open(Name::Ledger(1 - side), lock),
+        Table::open(Name::Counts, lock),
+    ) else {
+        return Ok(0);
+    };
+    // What a long transaction took after the turn comes after what others wrote to the new ledger: it is moved there.
+    let before = match turn.since() {
+        0 => earliest(&new),
+        since => since,
+    };
+    let (mut rows, mut group) = (0, Vec::<LedgerRow>::new());
+    old.ledger(None, true, |row| {
+        pgrx::check_for_interrupts!();
+        rows += 1;
+        if group.last().is_some_and(|last| last.key != row.key) {
+            fold_group(&counts, &mut group, rules);
+        }
+        if row.at < before {
+            group.push(row);
+        } else {
+            new.add(&row);
+        }
+        true
+    });
+    fold_group(&counts, &mut group, rules);
+    new.keep_locked();
+    counts.keep_locked();
+    truncate(old, side)?;
+    Ok(rows)
+}
+
+fn earliest(ledger: &Table) -> Micros {
+    let mut earliest = Micros::MAX;
+    ledger.ledger(None, false, |row| {
+        earliest = earliest.min(row.at);
+        true
+    });
+    earliest
+}
+
+/// Sums up what happened to one key.
+fn fold_group(counts: &Table, group: &mut Vec<LedgerRow>, rules: &Rules) {
+    group.sort_by_key(|row| row.at);
+    if let Some(first) = group.first() {
+        // Of a limiter that was dropped nothing is kept.
+        if let Some(rule) = rules.get(&(first.limiter, first.rule)) {
+            add_to_counts(counts, rule, group);
+        }
+    }
+    group.clear();
+}
+
+fn add_to_counts(counts: &Table, rule: &DefinedRule, events: &[LedgerRow]) {
+    let Some(first) = events.first() else { return };
+    let (mut place, mut stored) = (None, None);
+    counts.counts(Some(&first.key), |row| {
+        place = Some(row.place);
+        stored = Stored::decode(&rule.rule, &row.state);
+        false
+    });
+    let mut stored = stored.unwrap_or_else(|| Stored::new(&rule.rule));
+    for row in events {
+        // In tables both time lines are the wall's.
+        let now = Now::at(row.at.max(stored.at()));
+        stored.apply(&rule.rule, now, row.event);
+    }
+    let fresh_from = stored.fresh_from(&rule.rule);
+    counts.set_counts(place, &first.key, rule, fresh_from, &stored.encode());
+}
+
+/// Empties a ledger at once, which leaves nothing behind for vacuum, whatever old snapshots are about.
+fn truncate(ledger: Table, side: usize) -> Result<()> {
+    let oid = ledger.oid();
+    // Sessions read ledgers for moments only, and writers of this one have ended but may not have released their locks.
+    let exclusive = pg_sys::AccessExclusiveLock as i32;
+    // SAFETY: the oid of a relation that is open.
+    let locked = |()| unsafe { pg_sys::ConditionalLockRelationOid(oid, exclusive) };
+    let mut tries = 0;
+    while !locked(()) {
+        tries += 1;
+        if tries > 4 * PATIENCE {
+            return Err(Error::busy_ledger());
+        }
+        std::thread::sleep(Duration::from_millis(5));
+        pgrx::check_for_interrupts!();
+    }
+    if ledger.has_triggers() {
+        return Err(Error::ledger_with_triggers());
+    }
+    ledger.keep_locked();
+    // SAFETY: the schema exists: the table in it is locked.
+    let schema = unsafe {
+        std::ffi::CStr::from_ptr(pg_sys::quote_identifier(pg_sys::get_namespace_name(schema())))
+    };
+    let command = format!("TRUNCATE {}.rl_ledger_{side}", schema.to_string_lossy());
+    Spi::run(&command).map_err(|error| Error::internal(&error.to_string()))
+}
+
+/// The same without shared memory: key by key, as far as nobody is at it.
+fn fold_keys(rules: &Rules) -> u64 {
+    let mut keys: HashMap<Id, (Id, i32)> = HashMap::new();
+    for ledger in [Name::Ledger(0), Name::Ledger(1)] {
+        if let Some(ledger) = Table::open(ledger, pg_sys::AccessShareLock) {
+            ledger.ledger(None, false, |row| {
+                keys.insert(row.key, (row.limiter, row.rule));
+                true
+            });
+            ledger.close(pg_sys::AccessShareLock);
+        }
+    }
+    let mut removed = 0;
+    for (key, limiter) in keys {
+        pgrx::check_for_interrupts!();
+        if lock(key, false) {
+            removed += fold_rows(&key, rules.get(&limiter).map(|rule| &**rule));
+        }
+    }
+    removed
+}
+
+/// Sums up what the ledgers have of a key that this transaction has locked.
+pub fn fold_key(key: &Id, rule: &DefinedRule) -> u64 {
+    fold_rows(key, Some(rule))
+}
+
+fn fold_rows(key: &Id, rule: Option<&DefinedRule>) -> u64 {
+    let lock = pg_sys::RowExclusiveLock;
+    let Some(counts) = Table::open(Name::Counts, lock) else { return 0 };
+    let mut rows = Vec::new();
+    for ledger in [0, 1].into_iter().filter_map(|side| Table::open(Name::Ledger(side), lock)) {
+        let first = rows.len();
+        ledger.ledger(Some(key), false, |row| {
+            rows.push(row);
+            true
+        });
+        for row in &rows[first..] {
+            ledger.delete(row.place);
+        }
+        ledger.keep_locked();
+    }
+    rows.sort_by_key(|row| row.at);
+    if let Some(rule) = rule {
+        add_to_counts(&counts, rule, &rows);
+    }
+    counts.keep_locked();
+    rows.len() as u64
+}
+
+/// Drops counts of keys that are as good as new, and of limiters that are gone; at most so many. Says how many.
+pub fn purge(header: &'static Header, most: u64) -> Result<u64> {
+    if !lock(HOUSE, false) {
+        return Ok(0);
+    }
+    let rules = catalog::durable_rules(schema(), &header.secret)?;
+    let limiters: std::collections::HashSet<Id> = rules.keys().map(|(id, _)| *id).collect();
+    // A clock that is set a little must not bring anything back.
+    let until = header.clock.now().wall.saturating_sub(SECOND);
+    let Some(counts) = Table::open(Name::Counts, pg_sys::RowExclusiveLock) else { return Ok(0) };
+    let mut places = Vec::new();
+    counts.counts(None, |row| {
+        pgrx::check_for_interrupts!();
+        if row.fresh_from <= until || !limiters.contains(&row.limiter) {
+            places.push((row.key, row.place));
+        }
+        (places.len() as u64) < most
+    });
+    let shared = shmem::is_shared(header);
+    let mut removed = 0;
+    for (key, place) in places {
+        // Without shared memory sessions change counts, too.
+        if shared || lock(key, false) {
+            counts.delete(place);
+            removed += 1;
+        }
+    }
+    counts.keep_locked();
+    Ok(removed)
+}

@@ -1,0 +1,42 @@
+//! Limits that count in tables.
+//!
+//! The count that decides is kept in shared memory, as for any limit, and is a copy: [`load`] reads the tables when a key is used
+//! first. What a transaction takes is in the copy at once, so that nobody else can take it, and is added to a ledger when the
+//! transaction commits; a rollback gives it back to the copy. So sessions that use one key commit side by side, and after a crash
+//! the tables know all that was committed. [`fold`] sums the ledger up.
+//!
+//! Without shared memory the copy is the session's own. A lock on the key, held until the transaction ends, then makes sure that it
+//! is the only one, and it is read anew in each transaction.
+
+mod fold;
+mod load;
+mod lock;
+mod tables;
+mod turn;
+mod write;
+
+pub use fold::{fold, purge};
+pub use load::load;
+pub use lock::{lock, unlock};
+pub use turn::{enter, has_chosen, leave, Turns};
+pub use write::write;
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use pgrx::pg_sys::{self, Oid};
+
+/// The extension's schema in this database, as the last call told.
+static SCHEMA: AtomicU32 = AtomicU32::new(0);
+
+/// Remembers the schema: a commit has nobody to ask.
+pub fn set_schema_of(function: Oid) {
+    // SAFETY: a catalog look-up; what does not exist is answered by 0.
+    SCHEMA.store(unsafe { pg_sys::get_func_namespace(function) }.to_u32(), Ordering::Relaxed);
+}
+
+fn schema() -> Oid {
+    Oid::from(SCHEMA.load(Ordering::Relaxed))
+}
+
+/// From 1970, where ours begins, to 2000, where PostgreSQL's does.
+const EPOCHS: i64 = 10_957 * ratelimit_core::DAY;

@@ -1,0 +1,302 @@
+//! The tables: found, read and written directly, without SQL, so that nothing of a user's can come in between.
+//!
+//! They are read as they are now, whatever the transaction's isolation: what may be in flight of the key that is looked for, the
+//! caller has excluded. So reading leaves no trace that could make a serializable transaction fail.
+
+use std::ffi::CStr;
+
+use pgrx::pg_sys::{self, Datum, ItemPointerData, Oid, Relation};
+use ratelimit_core::{Event, Micros};
+
+use super::EPOCHS;
+use crate::catalog::{DefinedRule, Id};
+
+/// A table that is open, with the index on its keys.
+pub struct Table {
+    relation: Relation,
+    index: Oid,
+}
+
+/// Which table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Name {
+    Counts,
+    Ledger(usize),
+}
+
+impl Name {
+    fn parts(self) -> (&'static CStr, &'static CStr) {
+        match self {
+            Name::Counts => (c"rl_counts", c"rl_counts_pkey"),
+            Name::Ledger(0) => (c"rl_ledger_0", c"rl_ledger_0_key"),
+            Name::Ledger(_) => (c"rl_ledger_1", c"rl_ledger_1_key"),
+        }
+    }
+}
+
+/// What a key has used, up to what the ledgers hold.
+pub struct CountsRow {
+    pub place: ItemPointerData,
+    pub key: Id,
+    pub limiter: Id,
+    pub fresh_from: Micros,
+    pub state: Vec<u8>,
+}
+
+/// Something that happened to a key.
+#[derive(Clone, Copy)]
+pub struct LedgerRow {
+    pub place: ItemPointerData,
+    pub key: Id,
+    pub limiter: Id,
+    pub rule: i32,
+    pub at: Micros,
+    pub event: Event,
+}
+
+impl Table {
+    /// Opens a table, which a user may have dropped in the meantime.
+    pub fn open(name: Name, lock: u32) -> Option<Self> {
+        let (table, index) = name.parts();
+        // SAFETY: catalog look-ups by terminated names; what does not exist is answered by 0. The lock is released when the
+        // table is closed or at the transaction's end.
+        unsafe {
+            let schema = super::schema();
+            let relation = pg_sys::try_table_open(
+                pg_sys::get_relname_relid(table.as_ptr(), schema),
+                lock as i32,
+            );
+            let index = pg_sys::get_relname_relid(index.as_ptr(), schema);
+            (!relation.is_null() && index != Oid::INVALID).then_some(Table { relation, index })
+        }
+    }
+
+    /// Closes the table and releases its lock.
+    pub fn close(self, lock: u32) {
+        // SAFETY: opened by `open` with this lock.
+        unsafe { pg_sys::table_close(self.relation, lock as i32) };
+    }
+
+    /// Closes the table; its lock stays until the transaction ends.
+    pub fn keep_locked(self) {
+        self.close(pg_sys::NoLock);
+    }
+
+    pub fn oid(&self) -> Oid {
+        // SAFETY: an open relation.
+        unsafe { (*self.relation).rd_id }
+    }
+
+    /// Whether somebody has put triggers on it.
+    pub fn has_triggers(&self) -> bool {
+        // SAFETY: an open relation.
+        unsafe { !(*self.relation).trigdesc.is_null() }
+    }
+
+    /// Whether the file is empty.
+    pub fn is_empty(&self) -> bool {
+        // SAFETY: an open relation.
+        unsafe {
+            pg_sys::RelationGetNumberOfBlocksInFork(self.relation, pg_sys::ForkNumber::MAIN_FORKNUM)
+                == 0
+        }
+    }
+
+    /// Adds a row.
+    pub fn insert(&self, values: &mut [Datum], nulls: &mut [bool]) {
+        // SAFETY: the callers give as many values, of the right types, as the table has columns.
+        unsafe {
+            let tuple = pg_sys::heap_form_tuple(
+                (*self.relation).rd_att,
+                values.as_mut_ptr(),
+                nulls.as_mut_ptr(),
+            );
+            pg_sys::CatalogTupleInsert(self.relation, tuple);
+            pg_sys::heap_freetuple(tuple);
+        }
+    }
+
+    /// Writes a row anew.
+    pub fn update(&self, mut place: ItemPointerData, values: &mut [Datum], nulls: &mut [bool]) {
+        // SAFETY: as for `insert`; nobody else changes the row, says the caller.
+        unsafe {
+            let tuple = pg_sys::heap_form_tuple(
+                (*self.relation).rd_att,
+                values.as_mut_ptr(),
+                nulls.as_mut_ptr(),
+            );
+            pg_sys::CatalogTupleUpdate(self.relation, &mut place, tuple);
+            pg_sys::heap_freetuple(tuple);
+        }
+    }
+
+    /// Removes a row.
+    pub fn delete(&self, mut place: ItemPointerData) {
+        // SAFETY: nobody else changes the row, says the caller.
+        unsafe { pg_sys::CatalogTupleDelete(self.relation, &mut place) };
+    }
+
+    /// Reads all rows, or those of a key, in the order of the index if `ordered`. The reader may stop by answering false.
+    fn scan<const N: usize>(
+        &self,
+        key: Option<&Id>,
+        ordered: bool,
+        mut read: impl FnMut(ItemPointerData, &[Datum; N], &[bool; N]) -> bool,
+    ) {
+        const UUID_EQUAL: u32 = 2956;
+        // SAFETY: our own table, open, and its index. If anything here raises an error, the transaction's abort closes all.
+        unsafe {
+            let snapshot = &raw mut pg_sys::SnapshotSelfData;
+            let mut equal = pg_sys::ScanKeyData::default();
+            let mut keys = 0;
+            if let Some(key) = key {
+                pg_sys::ScanKeyInit(
+                    &mut equal,
+                    1,
+                    pg_sys::BTEqualStrategyNumber as u16,
+                    Oid::from(UUID_EQUAL),
+                    Datum::from(key.as_ptr()),
+                );
+                keys = 1;
+            }
+            let index =
+                ordered.then(|| pg_sys::index_open(self.index, pg_sys::AccessShareLock as i32));
+            let scan = match index {
+                Some(index) => pg_sys::systable_beginscan_ordered(
+                    self.relation,
+                    index,
+                    snapshot,
+                    keys,
+                    &mut equal,
+                ),
+                None => pg_sys::systable_beginscan(
+                    self.relation,
+                    self.index,
+                    keys > 0,
+                    snapshot,
+                    keys,
+                    &mut equal,
+                ),
+            };
+            loop {
+                let tuple = if ordered {
+                    pg_sys::systable_getnext_ordered(
+                        scan,
+                        pg_sys::ScanDirection::ForwardScanDirection,
+                    )
+                } else {
+                    pg_sys::systable_getnext(scan)
+                };
+                if tuple.is_null() {
+                    break;
+                }
+                let (mut values, mut nulls) = ([Datum::null(); N], [true; N]);
+                pg_sys::heap_deform_tuple(
+                    tuple,
+                    (*self.relation).rd_att,
+                    values.as_mut_ptr(),
+                    nulls.as_mut_ptr(),
+                );
+                if !read((*tuple).t_self, &values, &nulls) {
+                    break;
+                }
+            }
+            match index {
+                Some(index) => {
+                    pg_sys::systable_endscan_ordered(scan);
+                    pg_sys::index_close(index, pg_sys::AccessShareLock as i32);
+                }
+                None => pg_sys::systable_endscan(scan),
+            }
+        }
+    }
+
+    /// Reads rows of a ledger: those of a key, or all, in the order of their keys if `ordered`.
+    pub fn ledger(&self, key: Option<&Id>, ordered: bool, mut read: impl FnMut(LedgerRow) -> bool) {
+        self.scan::<5>(key, ordered, |place, values, nulls| {
+            read(LedgerRow {
+                place,
+                key: id(values[0]),
+                limiter: id(values[1]),
+                rule: values[2].value() as i32,
+                at: time(values[3]),
+                event: event((!nulls[4]).then(|| values[4].value() as i64)),
+            })
+        });
+    }
+
+    /// Reads rows of the counts: that of a key, or all.
+    pub fn counts(&self, key: Option<&Id>, mut read: impl FnMut(CountsRow) -> bool) {
+        self.scan::<5>(key, false, |place, values, _| {
+            // SAFETY: the table declares the column as bytea, which is stored like a text.
+            let state = unsafe { crate::function::text(values[4]) }.to_vec();
+            read(CountsRow {
+                place,
+                key: id(values[0]),
+                limiter: id(values[1]),
+                fresh_from: time(values[3]),
+                state,
+            })
+        });
+    }
+
+    /// Adds a row to a ledger.
+    pub fn add(&self, row: &LedgerRow) {
+        let cost = match row.event {
+            Event::Take(cost) => Some(i64::try_from(cost).unwrap_or(i64::MAX)),
+            Event::Refund(cost) => Some(-i64::try_from(cost).unwrap_or(i64::MAX)),
+            Event::Reset => None,
+        };
+        self.insert(
+            &mut [
+                Datum::from(row.key.as_ptr()),
+                Datum::from(row.limiter.as_ptr()),
+                Datum::from(row.rule),
+                Datum::from(row.at.saturating_sub(EPOCHS)),
+                cost.map_or(Datum::null(), Datum::from),
+            ],
+            &mut [false, false, false, false, cost.is_none()],
+        );
+    }
+
+    /// Writes what a key has used, in place of what was written at `old`.
+    pub fn set_counts(
+        &self,
+        old: Option<ItemPointerData>,
+        key: &Id,
+        rule: &DefinedRule,
+        fresh_from: Micros,
+        state: &[u8],
+    ) {
+        let mut values = [
+            Datum::from(key.as_ptr()),
+            Datum::from(rule.id.as_ptr()),
+            Datum::from(rule.position.cast_signed()),
+            Datum::from(fresh_from.saturating_sub(EPOCHS)),
+            // A bytea is stored like a text.
+            crate::datum::text(state),
+        ];
+        let mut nulls = [false; 5];
+        match old {
+            Some(place) => self.update(place, &mut values, &mut nulls),
+            None => self.insert(&mut values, &mut nulls),
+        }
+    }
+}
+
+fn id(datum: Datum) -> Id {
+    // SAFETY: the tables declare these columns as uuid, and not null; the tuple is alive while the row is read.
+    unsafe { *datum.cast_mut_ptr::<Id>() }
+}
+
+fn time(datum: Datum) -> Micros {
+    (datum.value() as i64).saturating_add(EPOCHS)
+}
+
+fn event(cost: Option<i64>) -> Event {
+    match cost {
+        None => Event::Reset,
+        Some(cost @ 0..) => Event::Take(cost.unsigned_abs()),
+        Some(cost) => Event::Refund(cost.unsigned_abs()),
+    }
+}

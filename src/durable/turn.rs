@@ -1,0 +1,155 @@
+//! Which of the two ledgers of a database is written, and who is at it.
+//!
+//! A transaction chooses a ledger when it first takes from a durable limiter, and stays with it. Folding turns to the other one and
+//! waits until all who chose before have ended: what is then in the ledger is final. The waiting is that of sleepable RCU
+//! (McKenney, "Sleepable Read-Copy Update", 2006): one counter for each side, and the side is looked at again after counting.
+
+use std::sync::atomic::{AtomicI64, AtomicPtr, AtomicU32, Ordering};
+
+use pgrx::pg_sys;
+use ratelimit_core::Micros;
+
+use super::tables::{Name, Table};
+use crate::backend::BackendCell;
+use crate::error::{Error, Result};
+use crate::shmem::{self, Header};
+
+/// So many databases of one server can have durable limiters.
+const MANY: usize = 256;
+
+/// All databases.
+#[repr(C)]
+pub struct Turns([Turn; MANY]);
+
+/// One database's.
+#[repr(C)]
+pub struct Turn {
+    database: AtomicU32,
+    /// 1 or 2 for the ledger that is written; 0 while nobody knows.
+    side: AtomicU32,
+    writers: [AtomicU32; 2],
+    /// Since when this side is written, on the wall; 0 while nobody knows.
+    since: AtomicI64,
+}
+
+/// This process's database.
+static TURN: AtomicPtr<Turn> = AtomicPtr::new(std::ptr::null_mut());
+/// The ledger that the open transaction has chosen.
+static CHOSEN: BackendCell<Option<usize>> = BackendCell::new(None);
+
+impl Turns {
+    fn of(&'static self, database: u32) -> Option<&'static Turn> {
+        self.0.iter().find(|turn| {
+            let known =
+                turn.database.compare_exchange(0, database, Ordering::Relaxed, Ordering::Relaxed);
+            known.is_ok() || known == Err(database)
+        })
+    }
+}
+
+/// This database's turn.
+pub fn turn(header: &'static Header) -> Result<&'static Turn> {
+    // SAFETY: points into shared memory that stays mapped, or to nothing.
+    if let Some(turn) = unsafe { TURN.load(Ordering::Relaxed).as_ref() } {
+        return Ok(turn);
+    }
+    // SAFETY: a plain variable, set when the process connected to its database.
+    let database = unsafe { pg_sys::MyDatabaseId }.to_u32();
+    let turn = header.turns.of(database).ok_or_else(|| Error::too_many_databases(MANY))?;
+    TURN.store(std::ptr::from_ref(turn).cast_mut(), Ordering::Relaxed);
+    Ok(turn)
+}
+
+impl Turn {
+    /// The ledger that is written.
+    pub fn side(&self) -> usize {
+        match self.side.load(Ordering::SeqCst) {
+            0 => self.begin(),
+            side => side as usize - 1,
+        }
+    }
+
+    /// Finds out which ledger was written last: after a restart both may have rows.
+    #[cold]
+    fn begin(&self) -> usize {
+        let first = |side| {
+            let table = Table::open(Name::Ledger(side), pg_sys::AccessShareLock)?;
+            let mut first = None;
+            table.ledger(None, false, |row| {
+                first = Some(row.at);
+                false
+            });
+            table.close(pg_sys::AccessShareLock);
+            first
+        };
+        let later = match (first(0), first(1)) {
+            (Some(one), Some(other)) => u32::from(other > one),
+            (None, Some(_)) => 1,
+            _ => 0,
+        };
+        let _ = self.side.compare_exchange(0, later + 1, Ordering::SeqCst, Ordering::SeqCst);
+        self.side.load(Ordering::SeqCst) as usize - 1
+    }
+
+    /// How many transactions have chosen a ledger and not ended.
+    pub fn writers(&self, side: usize) -> u32 {
+        self.writers[side].load(Ordering::SeqCst)
+    }
+
+    /// Since when the current ledger is written: all that is in the other one and earlier comes before all that is in this one.
+    pub fn since(&self) -> Micros {
+        self.since.load(Ordering::SeqCst)
+    }
+
+    /// Turns to the other ledger, which is empty and has no writers.
+    pub fn turn(&self, now: Micros) {
+        let side = self.side();
+        self.since.store(now, Ordering::SeqCst);
+        self.side.store(2 - side as u32, Ordering::SeqCst);
+    }
+}
+
+/// Chooses a ledger for the transaction, before it takes anything.
+pub fn enter(header: &'static Header) -> Result<()> {
+    if CHOSEN.with(|chosen| chosen.is_some()) {
+        return Ok(());
+    }
+    let side = if shmem::is_shared(header) {
+        let turn = turn(header)?;
+        loop {
+            let side = turn.side();
+            turn.writers[side].fetch_add(1, Ordering::SeqCst);
+            if turn.side() == side {
+                break side;
+            }
+            turn.writers[side].fetch_sub(1, Ordering::SeqCst);
+        }
+    } else {
+        0
+    };
+    CHOSEN.with(|chosen| *chosen = Some(side));
+    crate::transaction::watch();
+    Ok(())
+}
+
+/// Whether the open transaction has chosen a ledger.
+pub fn has_chosen() -> bool {
+    CHOSEN.with(|chosen| chosen.is_some())
+}
+
+/// The ledger that the transaction has chosen.
+pub fn current() -> usize {
+    CHOSEN.with(|chosen| chosen.unwrap_or(0))
+}
+
+/// The transaction has ended.
+pub fn leave() {
+    super::load::long_ledgers(|long| long.clear());
+    let Some(side) = CHOSEN.with(Option::take) else {
+        return;
+    };
+    // SAFETY: points into shared memory that stays mapped, or to nothing where none is shared.
+    if let Some(turn) = unsafe { TURN.load(Ordering::Relaxed).as_ref() } {
+        turn.writers[side].fetch_sub(1, Ordering::SeqCst);
+    }
+}

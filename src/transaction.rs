@@ -1,0 +1,338 @@
+//! What the open transaction has taken: given back where it rolls back, written down where it commits.
+//!
+//! A key's cell is pinned from the first take on until the transaction ends. Rust's destructors do not run when a session is
+//! terminated, so all this hangs on PostgreSQL's transaction callbacks, which do.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use pgrx::pg_sys::{self, SubXactEvent, XactEvent};
+use ratelimit_core::table::{Key, Request};
+use ratelimit_core::{Micros, Receipt, Receipts};
+use rustc_hash::FxBuildHasher;
+
+use crate::backend::BackendCell;
+use crate::catalog::{DefinedRule, Id, Stake};
+use crate::durable;
+use crate::error::{Error, Report};
+use crate::shmem::Header;
+
+/// What one subtransaction has done to one key under one rule.
+pub struct Held {
+    pub key: Key,
+    pub rule: Rc<DefinedRule>,
+    /// The key as the tables know it.
+    pub digest: Id,
+    pub taken: Receipts,
+    /// To be given back when the transaction commits: before, others could take it, and a rollback could not get it back.
+    pub refund: u64,
+    /// When the key was told to forget; it will, when the transaction commits.
+    pub reset: Option<Micros>,
+    subtransaction: u32,
+    /// What an outer subtransaction has done to the same key.
+    below: Option<usize>,
+    pinned: bool,
+}
+
+/// All that the open transaction holds: the inner a subtransaction, the later in the list.
+struct Open {
+    held: Vec<Held>,
+    places: HashMap<Key, usize, FxBuildHasher>,
+    header: Option<&'static Header>,
+    /// Loops take of one key again and again.
+    last: usize,
+}
+
+static OPEN: BackendCell<Open> = BackendCell::new(Open {
+    held: Vec::new(),
+    places: HashMap::with_hasher(FxBuildHasher),
+    header: None,
+    last: 0,
+});
+
+/// Whether there is anything to do when the transaction ends.
+static BUSY: AtomicBool = AtomicBool::new(false);
+
+extern "C-unwind" {
+    // Unguarded, for speed: reads a variable.
+    fn GetCurrentSubTransactionId() -> u32;
+}
+
+impl Open {
+    fn place(&self, key: Key) -> Option<usize> {
+        match self.held.get(self.last) {
+            Some(held) if held.key == key => Some(self.last),
+            _ => self.places.get(&key).copied(),
+        }
+    }
+
+    /// What the current subtransaction has done to the key.
+    fn current(&mut self, key: Key) -> Option<&mut Held> {
+        // SAFETY: no precondition.
+        let subtransaction = unsafe { GetCurrentSubTransactionId() };
+        let place = self.place(key)?;
+        self.held.get_mut(place).filter(|held| held.subtransaction == subtransaction)
+    }
+
+    /// The same; a new entry where there is none.
+    fn entry(
+        &mut self,
+        header: &'static Header,
+        key: Key,
+        new: impl FnOnce() -> (Rc<DefinedRule>, Id),
+        pinned: bool,
+    ) -> &mut Held {
+        // SAFETY: no precondition.
+        let subtransaction = unsafe { GetCurrentSubTransactionId() };
+        let below = self.place(key);
+        let place = match below.filter(|place| self.held[*place].subtransaction == subtransaction) {
+            Some(place) => place,
+            None => {
+                BUSY.store(true, Ordering::Relaxed);
+                self.header = Some(header);
+                let (rule, digest) = new();
+                self.held.push(Held {
+                    key,
+                    rule,
+                    digest,
+                    taken: Receipts::default(),
+                    refund: 0,
+                    reset: None,
+                    subtransaction,
+                    below,
+                    pinned,
+                });
+                self.places.insert(key, self.held.len() - 1);
+                self.held.len() - 1
+            }
+        };
+        self.last = place;
+        &mut self.held[place]
+    }
+
+    /// Makes what a subtransaction did its parent's.
+    fn release(&mut self, child: u32, parent: u32) {
+        let first =
+            self.held.iter().rposition(|held| held.subtransaction != child).map_or(0, |n| n + 1);
+        self.last = 0;
+        for held in self.held.split_off(first) {
+            match held
+                .below
+                .and_then(|below| self.held.get_mut(below))
+                .filter(|below| below.subtransaction == parent)
+            {
+                Some(below) => {
+                    below.taken.append(&below.rule.rule, held.taken);
+                    below.refund = below.refund.saturating_add(held.refund);
+                    below.reset = held.reset.or(below.reset);
+                    self.places.insert(held.key, held.below.unwrap_or_default());
+                }
+                None => {
+                    self.places.insert(held.key, self.held.len());
+                    self.held.push(Held { subtransaction: parent, ..held });
+                }
+            }
+        }
+    }
+
+    /// Takes what a subtransaction did from the list, the latest first.
+    fn pop(&mut self, subtransaction: Option<u32>) -> Option<Held> {
+        let held =
+            self.held.pop_if(|held| subtransaction.is_none_or(|id| held.subtransaction == id))?;
+        match held.below {
+            Some(below) => self.places.insert(held.key, below),
+            None => self.places.remove(&held.key),
+        };
+        self.last = 0;
+        Some(held)
+    }
+}
+
+/// Whether the transaction holds the key's cell.
+#[inline(always)]
+pub fn holds(key: Key) -> bool {
+    BUSY.load(Ordering::Relaxed) && OPEN.with(|open| open.place(key).is_some())
+}
+
+/// Remembers what was taken. The key's cell was pinned if the request said so.
+#[inline]
+pub fn record(
+    header: &'static Header,
+    request: &Request<'_>,
+    receipt: Receipt,
+    new: impl FnOnce() -> (Rc<DefinedRule>, Id),
+) {
+    OPEN.with(|open| {
+        let held = open.entry(header, request.key, new, request.pin);
+        held.taken.add(&held.rule.rule, receipt);
+    });
+}
+
+/// Takes back from what the current subtransaction took of the key, the latest first.
+pub fn take_back(key: Key, cost: u64) -> Receipts {
+    OPEN.with(|open| {
+        open.current(key).map_or_else(Receipts::default, |held| held.taken.take_back(cost))
+    })
+}
+
+/// Remembers to give back when the transaction commits. The key's cell was pinned if the request said so.
+pub fn refund_later(
+    header: &'static Header,
+    request: &Request<'_>,
+    cost: u64,
+    new: impl FnOnce() -> (Rc<DefinedRule>, Id),
+) {
+    OPEN.with(|open| {
+        let held = open.entry(header, request.key, new, request.pin);
+        held.refund = held.refund.saturating_add(cost);
+    });
+}
+
+/// Remembers to forget the key when the transaction commits.
+pub fn reset_later(
+    header: &'static Header,
+    request: &Request<'_>,
+    at: Micros,
+    new: impl FnOnce() -> (Rc<DefinedRule>, Id),
+) {
+    OPEN.with(|open| open.entry(header, request.key, new, request.pin).reset = Some(at));
+}
+
+/// Asks to be called when the transaction ends.
+pub fn watch() {
+    BUSY.store(true, Ordering::Relaxed);
+}
+
+/// Registers for what PostgreSQL has to tell; the postmaster's children inherit it.
+pub fn install() {
+    // SAFETY: both lists are made to be added to when a library is loaded, and the callbacks live as long as the library.
+    unsafe {
+        pg_sys::RegisterXactCallback(Some(transaction_event), std::ptr::null_mut());
+        pg_sys::RegisterSubXactCallback(Some(subtransaction_event), std::ptr::null_mut());
+    }
+}
+
+unsafe extern "C-unwind" fn transaction_event(event: XactEvent::Type, _: *mut std::ffi::c_void) {
+    if !BUSY.load(Ordering::Relaxed) {
+        return;
+    }
+    // SAFETY: the closure leaves nothing behind to drop; errors of PostgreSQL and our own are raised before anything is final.
+    let report = unsafe {
+        pg_sys::submodules::panic::pgrx_extern_c_guard(|| match ended(event) {
+            Ok(()) => None,
+            Err(error) => Some(Report::from(error)),
+        })
+    };
+    if let Some(report) = report {
+        // SAFETY: a Report has nothing to drop, and the guard has been left.
+        unsafe { crate::error::raise(report) }
+    }
+}
+
+fn ended(event: XactEvent::Type) -> Result<(), Error> {
+    match event {
+        XactEvent::XACT_EVENT_PRE_COMMIT => {
+            let borrowed = Borrowed(OPEN.with(|open| std::mem::take(&mut open.held)));
+            durable::write(&borrowed.0);
+            Ok(())
+        }
+        XactEvent::XACT_EVENT_PRE_PREPARE if !OPEN.with(|open| open.held.is_empty()) => {
+            Err(Error::prepare())
+        }
+        XactEvent::XACT_EVENT_COMMIT => {
+            finish(commit);
+            Ok(())
+        }
+        // A prepared transaction holds nothing, but it has ended here.
+        XactEvent::XACT_EVENT_ABORT | XactEvent::XACT_EVENT_PREPARE => {
+            finish(abort);
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The list while it is being written down, which may end in an error: then it is needed again, to give all back.
+struct Borrowed(Vec<Held>);
+
+impl Drop for Borrowed {
+    fn drop(&mut self) {
+        let held = std::mem::take(&mut self.0);
+        OPEN.with(|open| open.held = held);
+    }
+}
+
+/// Ends what the transaction holds. Nothing here can fail.
+fn finish(end: fn(&'static Header, &Held)) {
+    while let Some(held) = OPEN.with(|open| open.pop(None)) {
+        if let Some(header) = OPEN.with(|open| open.header) {
+            end(header, &held);
+        }
+    }
+    durable::leave();
+    OPEN.with(|open| {
+        // One large transaction must not leave its memory behind.
+        if open.held.capacity() > 1_024 {
+            open.held = Vec::new();
+            open.places = HashMap::with_hasher(FxBuildHasher);
+        }
+    });
+    BUSY.store(false, Ordering::Relaxed);
+}
+
+fn abort(header: &'static Header, held: &Held) {
+    let unpin = held.pinned && held.below.is_none();
+    header.table().undo(&held.rule.rule, held.key, &held.taken, header.clock.read(), unpin);
+}
+
+fn commit(header: &'static Header, held: &Held) {
+    let (table, now) = (header.table(), header.clock.read());
+    let request = |cost| Request {
+        rule: &held.rule.rule,
+        key: held.key,
+        tag: 0,
+        primary: false,
+        cost,
+        durable: held.rule.stake == Stake::Durable,
+        pin: false,
+    };
+    if let Some(reset) = held.reset {
+        table.wipe(held.key);
+        // What this transaction took afterwards is not forgotten.
+        let after = held.taken.iter().filter(|receipt| receipt.at.wall >= reset);
+        let _ = table.charge(&[request(after.map(|receipt| receipt.cost).sum())], now, None);
+    }
+    if held.refund > 0 {
+        // A key without a cell has nothing to get back.
+        let _ = table.refund(&[request(held.refund)], now);
+    }
+    if held.pinned && held.below.is_none() {
+        table.undo(&held.rule.rule, held.key, &Receipts::default(), now, true);
+    }
+}
+
+unsafe extern "C-unwind" fn subtransaction_event(
+    event: SubXactEvent::Type,
+    child: u32,
+    parent: u32,
+    _: *mut std::ffi::c_void,
+) {
+    if !BUSY.load(Ordering::Relaxed) {
+        return;
+    }
+    // SAFETY: nothing in it can fail.
+    unsafe {
+        pg_sys::submodules::panic::pgrx_extern_c_guard(|| match event {
+            SubXactEvent::SUBXACT_EVENT_COMMIT_SUB => OPEN.with(|open| open.release(child, parent)),
+            SubXactEvent::SUBXACT_EVENT_ABORT_SUB => {
+                while let Some(held) = OPEN.with(|open| open.pop(Some(child))) {
+                    if let Some(header) = OPEN.with(|open| open.header) {
+                        abort(header, &held);
+                    }
+                }
+            }
+            _ => {}
+        });
+    }
+}
