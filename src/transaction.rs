@@ -234,7 +234,9 @@ fn ended(event: XactEvent::Type) -> Result<(), Error> {
     match event {
         XactEvent::XACT_EVENT_PRE_COMMIT => {
             let borrowed = Borrowed(OPEN.with(|open| std::mem::take(&mut open.held)));
-            durable::write(&borrowed.0);
+            if let Some(header) = OPEN.with(|open| open.header) {
+                durable::write(header, &borrowed.0);
+            }
             Ok(())
         }
         XactEvent::XACT_EVENT_PRE_PREPARE if !OPEN.with(|open| open.held.is_empty()) => {

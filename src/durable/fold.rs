@@ -182,38 +182,35 @@ fn fold_keys(rules: &Rules) -> u64 {
     for (key, limiter) in keys {
         pgrx::check_for_interrupts!();
         if lock(key, false) {
-            removed += fold_rows(&key, rules.get(&limiter).map(|rule| &**rule));
+            removed += fold_key(&key, rules.get(&limiter).map(|rule| &**rule), Vec::new());
         }
     }
     removed
 }
 
-/// Sums up what the ledgers have of a key that this transaction has locked.
-pub fn fold_key(key: &Id, rule: &DefinedRule) -> u64 {
-    fold_rows(key, Some(rule))
-}
-
-fn fold_rows(key: &Id, rule: Option<&DefinedRule>) -> u64 {
+/// Sums up what the ledgers have of a key that this transaction has locked, and what it did itself; says how many rows are gone.
+pub fn fold_key(key: &Id, rule: Option<&DefinedRule>, mut events: Vec<LedgerRow>) -> u64 {
     let lock = pg_sys::RowExclusiveLock;
     let Some(counts) = Table::open(Name::Counts, lock) else { return 0 };
-    let mut rows = Vec::new();
+    let own = events.len();
     for ledger in [0, 1].into_iter().filter_map(|side| Table::open(Name::Ledger(side), lock)) {
-        let first = rows.len();
+        let first = events.len();
         ledger.ledger(Some(key), false, |row| {
-            rows.push(row);
+            events.push(row);
             true
         });
-        for row in &rows[first..] {
+        for row in &events[first..] {
             ledger.delete(row.place);
         }
         ledger.keep_locked();
     }
-    rows.sort_by_key(|row| row.at);
+    let removed = events.len() - own;
+    events.sort_by_key(|row| row.at);
     if let Some(rule) = rule {
-        add_to_counts(&counts, rule, &rows);
+        add_to_counts(&counts, rule, &events);
     }
     counts.keep_locked();
-    rows.len() as u64
+    removed as u64
 }
 
 /// Drops counts of keys that are as good as new, and of limiters that are gone; at most so many. Says how many.

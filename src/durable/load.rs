@@ -1,28 +1,12 @@
 //! What tables say of a key, brought into its copy.
 
-use std::collections::HashSet;
-
 use pgrx::pg_sys;
 use ratelimit_core::table::{Full, Request};
 use ratelimit_core::{Now, Stored};
-use rustc_hash::FxBuildHasher;
 
 use super::tables::{LedgerRow, Name, Table};
-use crate::backend::BackendCell;
 use crate::catalog::{DefinedRule, Id};
 use crate::shmem::Header;
-
-/// Keys of this transaction whose ledger is so long that their next writer should fold it, where nobody else would.
-static LONG: BackendCell<HashSet<Id, FxBuildHasher>> =
-    BackendCell::new(HashSet::with_hasher(FxBuildHasher));
-
-/// So many rows of one key are read each time it is used, where sessions share no memory.
-const LONG_LEDGER: usize = 64;
-
-/// Looks at, or changes, the set of keys with long ledgers.
-pub fn long_ledgers<R>(f: impl FnOnce(&mut HashSet<Id, FxBuildHasher>) -> R) -> R {
-    LONG.with(f)
-}
 
 /// Fills the copy of a key, unless somebody else is quicker.
 pub fn load(
@@ -62,9 +46,6 @@ fn read(rule: &DefinedRule, digest: &Id, now: Now) -> Stored {
     }
     for table in ledgers.into_iter().flatten().chain(counts) {
         table.close(lock);
-    }
-    if rows.len() >= LONG_LEDGER {
-        long_ledgers(|long| long.insert(*digest));
     }
     rows.sort_by_key(|row| row.at);
 

@@ -144,7 +144,6 @@ pub fn current() -> usize {
 
 /// The transaction has ended.
 pub fn leave() {
-    super::load::long_ledgers(|long| long.clear());
     let Some(side) = CHOSEN.with(Option::take) else {
         return;
     };

@@ -1,56 +1,55 @@
 //! What a transaction took, written down as it commits.
 
-use std::collections::HashMap;
-
 use pgrx::pg_sys::{self, ItemPointerData};
 use ratelimit_core::Event;
 
 use super::fold::fold_key;
-use super::load::long_ledgers;
 use super::tables::{LedgerRow, Name, Table};
 use super::turn;
-use crate::catalog::{Id, Stake};
+use crate::catalog::Stake;
+use crate::shmem::{self, Header};
 use crate::transaction::Held;
 
-/// Adds to the ledger whatever the transaction did to durable keys.
-pub fn write(held: &[Held]) {
+/// Adds to a ledger whatever the transaction did to durable keys. Where no memory is shared, each key is locked, and what it has
+/// used is written anew.
+pub fn write(header: &'static Header, held: &[Held]) {
     let mut durable = held.iter().filter(|held| held.rule.stake == Stake::Durable).peekable();
     if durable.peek().is_none() {
         return;
     }
-    let lock = pg_sys::RowExclusiveLock;
+    if !shmem::is_shared(header) {
+        for held in durable {
+            fold_key(&held.digest, Some(&held.rule), events(held).collect());
+            // Savepoints that did more to the same key come later in the list.
+            // SAFETY: the transaction is about to commit, and what it wrote may become visible to it.
+            unsafe { pg_sys::CommandCounterIncrement() };
+        }
+        return;
+    }
     // The extension may have been dropped meanwhile: then there is nothing to count any more.
-    let Some(ledger) = Table::open(Name::Ledger(turn::current()), lock) else {
+    let Some(ledger) = Table::open(Name::Ledger(turn::current()), pg_sys::RowExclusiveLock) else {
         return;
     };
-    let mut fold = HashMap::new();
-    for held in durable {
-        let row = |at, event| LedgerRow {
-            place: ItemPointerData::default(),
-            key: held.digest,
-            limiter: held.rule.id,
-            rule: held.rule.position.cast_signed(),
-            at,
-            event,
-        };
-        let mut last = 0;
-        for receipt in held.taken.iter() {
-            ledger.add(&row(receipt.at.wall, Event::Take(receipt.cost)));
-            last = receipt.at.wall;
-        }
-        if let Some(reset) = held.reset {
-            ledger.add(&row(reset, Event::Reset));
-        }
-        if held.refund > 0 {
-            ledger.add(&row(last.max(crate::clock::wall()), Event::Refund(held.refund)));
-        }
-        if long_ledgers(|long| long.contains(&held.digest)) {
-            fold.insert(held.digest, held.rule.clone());
-        }
+    for event in durable.flat_map(events) {
+        ledger.add(&event);
     }
     ledger.keep_locked();
-    for (key, rule) in &fold {
-        let key: &Id = key;
-        fold_key(key, rule);
-    }
+}
+
+/// What was done to a key, in order.
+fn events(held: &Held) -> impl Iterator<Item = LedgerRow> + '_ {
+    let row = |at, event| LedgerRow {
+        place: ItemPointerData::default(),
+        key: held.digest,
+        limiter: held.rule.id,
+        rule: held.rule.position.cast_signed(),
+        at,
+        event,
+    };
+    let taken = held.taken.iter().map(move |taken| row(taken.at.wall, Event::Take(taken.cost)));
+    let last = held.taken.iter().next_back().map_or(0, |taken| taken.at.wall);
+    let reset = held.reset.map(|at| row(at, Event::Reset));
+    let refund =
+        (held.refund > 0).then(|| row(last.max(crate::clock::wall()), Event::Refund(held.refund)));
+    taken.chain(reset).chain(refund)
 }
