@@ -124,13 +124,11 @@ impl Store {
         }
     }
 
-    #[cold]
     fn check_writable(&self, limiter: &Definition) -> Result<()> {
         // SAFETY: a plain variable, true on standbys, too.
         if unsafe { pg_sys::XactReadOnly } {
             return Err(Error::read_only(&limiter.name));
         }
-        durable::set_schema_of(self.function);
         Ok(())
     }
 
@@ -396,7 +394,8 @@ impl Store {
             return Ok(locked);
         }
         if takes {
-            durable::enter(self.header)?;
+            let rule = asked.durable().next().map(|n| asked.of[n].1);
+            durable::enter(self.header, rule.map_or(pg_sys::Oid::INVALID, |rule| rule.schema))?;
         }
         if shmem::is_shared(self.header) {
             return Ok(locked);

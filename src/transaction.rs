@@ -76,6 +76,7 @@ impl Open {
     }
 
     /// The same; a new entry where there is none.
+    #[inline(always)]
     fn entry(
         &mut self,
         header: &'static Header,

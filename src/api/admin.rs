@@ -33,9 +33,9 @@ pg_function! {
     /// Sums up what durable limiters wrote down, and drops what matters no more; says how many rows are gone.
     fn rl_purge(call) {
         let store = Store::new(call)?;
-        crate::durable::set_schema_of(call.function());
-        let folded = crate::durable::fold(store.header())?;
-        let purged = crate::durable::purge(store.header(), u64::MAX)?;
+        let schema = call.schema();
+        let folded = crate::durable::fold(store.header(), schema)?;
+        let purged = crate::durable::purge(store.header(), schema, u64::MAX)?;
         Ok(datum::count(folded + purged).unwrap_or(Datum::null()))
     }
 }

@@ -45,6 +45,8 @@ pub struct DefinedRule {
     pub stake: Stake,
     /// The limiter's.
     pub id: Id,
+    /// The schema with its tables.
+    pub schema: pg_sys::Oid,
     spec: RateSpec,
 }
 
@@ -62,7 +64,7 @@ impl Definition {
         let rules = row
             .rules
             .iter()
-            .map(|rule| defined(&row.name, rule, stake, row.id).map(Rc::new))
+            .map(|rule| defined(&row.name, rule, stake, row.id, tables.schema).map(Rc::new))
             .collect::<Result<Vec<_>>>()?;
         let specs: Vec<_> = rules.iter().map(|rule| rule.spec).collect();
         let last = row.rules.last().map_or(1, |rule| rule.position);
@@ -102,6 +104,7 @@ impl Definition {
                 position: 0,
                 stake: Stake::Keep,
                 id: Id::default(),
+                schema: pg_sys::Oid::INVALID,
                 spec,
             })],
         }
@@ -193,7 +196,13 @@ fn digest_of([high, low]: Key) -> Id {
     ((u128::from(high) << 64) | u128::from(low)).to_be_bytes()
 }
 
-fn defined(limiter: &str, row: &RuleRow, stake: Stake, id: Id) -> Result<DefinedRule> {
+fn defined(
+    limiter: &str,
+    row: &RuleRow,
+    stake: Stake,
+    id: Id,
+    schema: pg_sys::Oid,
+) -> Result<DefinedRule> {
     let wrong = |error| Error::rule(limiter, row.position, error);
     let unknown = |what: &str, value: &str| Error::enum_value(what, value.as_bytes());
     let algorithm =
@@ -227,7 +236,7 @@ fn defined(limiter: &str, row: &RuleRow, stake: Stake, id: Id) -> Result<Defined
         anchor,
     };
     let rule = Rule::new(&spec, zone::calendar(&row.time_zone)?).map_err(wrong)?;
-    Ok(DefinedRule { rule, position: row.position.unsigned_abs(), stake, id, spec })
+    Ok(DefinedRule { rule, position: row.position.unsigned_abs(), stake, id, schema, spec })
 }
 
 /// Refuses what the tables can say but this version cannot do.

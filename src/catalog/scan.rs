@@ -8,6 +8,7 @@ use crate::interval::Parts;
 
 /// The definition tables and their primary keys.
 pub struct Tables {
+    pub schema: Oid,
     pub limiters: Oid,
     limiters_key: Oid,
     rules: Oid,
@@ -26,6 +27,7 @@ impl Tables {
         // SAFETY: catalog look-ups by terminated name; what does not exist is answered by 0.
         let relation = |name: &CStr| unsafe { pg_sys::get_relname_relid(name.as_ptr(), schema) };
         Tables {
+            schema,
             limiters: relation(c"rl_limiters"),
             limiters_key: relation(c"rl_limiters_pkey"),
             rules: relation(c"rl_rules"),

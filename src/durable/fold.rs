@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use pgrx::pg_sys;
+use pgrx::pg_sys::{self, Oid};
 use pgrx::prelude::Spi;
 use ratelimit_core::{Micros, Now, Stored, SECOND};
 
+use super::lock;
 use super::tables::{LedgerRow, Name, Table};
 use super::turn::{self, Turn};
-use super::{lock, schema};
 use crate::catalog::{self, DefinedRule, Id};
 use crate::error::{Error, Result};
 use crate::shmem::{self, Header};
@@ -25,28 +25,27 @@ const HOUSE: Id = [0; 16];
 const PATIENCE: u32 = 50;
 
 /// Sums up the ledger that is not written, and turns. Says how many of its rows are gone.
-pub fn fold(header: &'static Header) -> Result<u64> {
+pub fn fold(header: &'static Header, schema: Oid) -> Result<u64> {
     if !lock(HOUSE, false) {
         return Ok(0);
     }
-    let rules = catalog::durable_rules(schema(), &header.secret)?;
+    let rules = catalog::durable_rules(schema, &header.secret)?;
     if !shmem::is_shared(header) {
-        return Ok(fold_keys(&rules));
+        return Ok(fold_keys(schema, &rules));
     }
     let turn = turn::turn(header)?;
-    if is_empty(1 - turn.side()) {
-        if is_empty(turn.side()) {
+    let side = turn.side(schema);
+    let mut old = 1 - side;
+    if is_empty(schema, old) {
+        if is_empty(schema, side) || turn.writers(old) > 0 {
             return Ok(0);
         }
-        if turn.writers(1 - turn.side()) > 0 {
-            return Ok(0);
-        }
-        turn.turn(header.clock.now().wall);
+        turn.turn(side, header.clock.now().wall);
+        old = side;
     }
-    let old = 1 - turn.side();
     for _ in 0..PATIENCE {
         if turn.writers(old) == 0 {
-            return fold_ledger(turn, old, &rules);
+            return fold_ledger(schema, turn, old, &rules);
         }
         std::thread::sleep(Duration::from_millis(2));
         pgrx::check_for_interrupts!();
@@ -54,9 +53,9 @@ pub fn fold(header: &'static Header) -> Result<u64> {
     Ok(0)
 }
 
-fn is_empty(side: usize) -> bool {
+fn is_empty(schema: Oid, side: usize) -> bool {
     let lock = pg_sys::AccessShareLock;
-    Table::open(Name::Ledger(side), lock).is_none_or(|ledger| {
+    Table::open(schema, Name::Ledger(side), lock).is_none_or(|ledger| {
         let empty = ledger.is_empty();
         ledger.close(lock);
         empty
@@ -64,12 +63,12 @@ fn is_empty(side: usize) -> bool {
 }
 
 /// Sums up a whole ledger, of which all rows are final, and empties it.
-fn fold_ledger(turn: &Turn, side: usize, rules: &Rules) -> Result<u64> {
+fn fold_ledger(schema: Oid, turn: &Turn, side: usize, rules: &Rules) -> Result<u64> {
     let lock = pg_sys::RowExclusiveLock;
     let (Some(old), Some(new), Some(counts)) = (
-        Table::open(Name::Ledger(side), lock),
-        Table::open(Name::Ledger(1 - side), lock),
-        Table::open(Name::Counts, lock),
+        Table::open(schema, Name::Ledger(side), lock),
+        Table::open(schema, Name::Ledger(1 - side), lock),
+        Table::open(schema, Name::Counts, lock),
     ) else {
         return Ok(0);
     };
@@ -95,7 +94,7 @@ fn fold_ledger(turn: &Turn, side: usize, rules: &Rules) -> Result<u64> {
     fold_group(&counts, &mut group, rules);
     new.keep_locked();
     counts.keep_locked();
-    truncate(old, side)?;
+    truncate(schema, old, side)?;
     Ok(rows)
 }
 
@@ -139,7 +138,7 @@ fn add_to_counts(counts: &Table, rule: &DefinedRule, events: &[LedgerRow]) {
 }
 
 /// Empties a ledger at once, which leaves nothing behind for vacuum, whatever old snapshots are about.
-fn truncate(ledger: Table, side: usize) -> Result<()> {
+fn truncate(schema: Oid, ledger: Table, side: usize) -> Result<()> {
     let oid = ledger.oid();
     // Sessions read ledgers for moments only, and writers of this one have ended but may not have released their locks.
     let exclusive = pg_sys::AccessExclusiveLock as i32;
@@ -160,17 +159,17 @@ fn truncate(ledger: Table, side: usize) -> Result<()> {
     ledger.keep_locked();
     // SAFETY: the schema exists: the table in it is locked.
     let schema = unsafe {
-        std::ffi::CStr::from_ptr(pg_sys::quote_identifier(pg_sys::get_namespace_name(schema())))
+        std::ffi::CStr::from_ptr(pg_sys::quote_identifier(pg_sys::get_namespace_name(schema)))
     };
     let command = format!("TRUNCATE {}.rl_ledger_{side}", schema.to_string_lossy());
     Spi::run(&command).map_err(|error| Error::internal(&error.to_string()))
 }
 
 /// The same without shared memory: key by key, as far as nobody is at it.
-fn fold_keys(rules: &Rules) -> u64 {
+fn fold_keys(schema: Oid, rules: &Rules) -> u64 {
     let mut keys: HashMap<Id, (Id, i32)> = HashMap::new();
     for ledger in [Name::Ledger(0), Name::Ledger(1)] {
-        if let Some(ledger) = Table::open(ledger, pg_sys::AccessShareLock) {
+        if let Some(ledger) = Table::open(schema, ledger, pg_sys::AccessShareLock) {
             ledger.ledger(None, false, |row| {
                 keys.insert(row.key, (row.limiter, row.rule));
                 true
@@ -182,18 +181,25 @@ fn fold_keys(rules: &Rules) -> u64 {
     for (key, limiter) in keys {
         pgrx::check_for_interrupts!();
         if lock(key, false) {
-            removed += fold_key(&key, rules.get(&limiter).map(|rule| &**rule), Vec::new());
+            removed += fold_key(schema, &key, rules.get(&limiter).map(|rule| &**rule), Vec::new());
         }
     }
     removed
 }
 
 /// Sums up what the ledgers have of a key that this transaction has locked, and what it did itself; says how many rows are gone.
-pub fn fold_key(key: &Id, rule: Option<&DefinedRule>, mut events: Vec<LedgerRow>) -> u64 {
+pub fn fold_key(
+    schema: Oid,
+    key: &Id,
+    rule: Option<&DefinedRule>,
+    mut events: Vec<LedgerRow>,
+) -> u64 {
     let lock = pg_sys::RowExclusiveLock;
-    let Some(counts) = Table::open(Name::Counts, lock) else { return 0 };
+    let Some(counts) = Table::open(schema, Name::Counts, lock) else { return 0 };
     let own = events.len();
-    for ledger in [0, 1].into_iter().filter_map(|side| Table::open(Name::Ledger(side), lock)) {
+    for ledger in
+        [0, 1].into_iter().filter_map(|side| Table::open(schema, Name::Ledger(side), lock))
+    {
         let first = events.len();
         ledger.ledger(Some(key), false, |row| {
             events.push(row);
@@ -214,15 +220,17 @@ pub fn fold_key(key: &Id, rule: Option<&DefinedRule>, mut events: Vec<LedgerRow>
 }
 
 /// Drops counts of keys that are as good as new, and of limiters that are gone; at most so many. Says how many.
-pub fn purge(header: &'static Header, most: u64) -> Result<u64> {
+pub fn purge(header: &'static Header, schema: Oid, most: u64) -> Result<u64> {
     if !lock(HOUSE, false) {
         return Ok(0);
     }
-    let rules = catalog::durable_rules(schema(), &header.secret)?;
+    let rules = catalog::durable_rules(schema, &header.secret)?;
     let limiters: std::collections::HashSet<Id> = rules.keys().map(|(id, _)| *id).collect();
     // A clock that is set a little must not bring anything back.
     let until = header.clock.now().wall.saturating_sub(SECOND);
-    let Some(counts) = Table::open(Name::Counts, pg_sys::RowExclusiveLock) else { return Ok(0) };
+    let Some(counts) = Table::open(schema, Name::Counts, pg_sys::RowExclusiveLock) else {
+        return Ok(0);
+    };
     let mut places = Vec::new();
     counts.counts(None, |row| {
         pgrx::check_for_interrupts!();

@@ -28,8 +28,11 @@ pub fn load(
 fn read(rule: &DefinedRule, digest: &Id, now: Now) -> Stored {
     let lock = pg_sys::AccessShareLock;
     // Folding takes rows out of a ledger under a lock that conflicts with these: so all is read as of one moment.
-    let ledgers = [Table::open(Name::Ledger(0), lock), Table::open(Name::Ledger(1), lock)];
-    let counts = Table::open(Name::Counts, lock);
+    let ledgers = [
+        Table::open(rule.schema, Name::Ledger(0), lock),
+        Table::open(rule.schema, Name::Ledger(1), lock),
+    ];
+    let counts = Table::open(rule.schema, Name::Counts, lock);
     let mut stored = None;
     if let Some(counts) = &counts {
         counts.counts(Some(digest), |row| {

@@ -21,22 +21,5 @@ pub use lock::{lock, unlock};
 pub use turn::{enter, has_chosen, leave, Turns};
 pub use write::write;
 
-use std::sync::atomic::{AtomicU32, Ordering};
-
-use pgrx::pg_sys::{self, Oid};
-
-/// The extension's schema in this database, as the last call told.
-static SCHEMA: AtomicU32 = AtomicU32::new(0);
-
-/// Remembers the schema: a commit has nobody to ask.
-pub fn set_schema_of(function: Oid) {
-    // SAFETY: a catalog look-up; what does not exist is answered by 0.
-    SCHEMA.store(unsafe { pg_sys::get_func_namespace(function) }.to_u32(), Ordering::Relaxed);
-}
-
-fn schema() -> Oid {
-    Oid::from(SCHEMA.load(Ordering::Relaxed))
-}
-
 /// From 1970, where ours begins, to 2000, where PostgreSQL's does.
 const EPOCHS: i64 = 10_957 * ratelimit_core::DAY;

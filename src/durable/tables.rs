@@ -55,13 +55,12 @@ pub struct LedgerRow {
 }
 
 impl Table {
-    /// Opens a table, which a user may have dropped in the meantime.
-    pub fn open(name: Name, lock: u32) -> Option<Self> {
+    /// Opens a table of the extension in this schema, which a user may have dropped in the meantime.
+    pub fn open(schema: Oid, name: Name, lock: u32) -> Option<Self> {
         let (table, index) = name.parts();
         // SAFETY: catalog look-ups by terminated names; what does not exist is answered by 0. The lock is released when the
         // table is closed or at the transaction's end.
         unsafe {
-            let schema = super::schema();
             let relation = pg_sys::try_table_open(
                 pg_sys::get_relname_relid(table.as_ptr(), schema),
                 lock as i32,

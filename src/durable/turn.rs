@@ -6,7 +6,7 @@
 
 use std::sync::atomic::{AtomicI64, AtomicPtr, AtomicU32, Ordering};
 
-use pgrx::pg_sys;
+use pgrx::pg_sys::{self, Oid};
 use ratelimit_core::Micros;
 
 use super::tables::{Name, Table};
@@ -62,18 +62,18 @@ pub fn turn(header: &'static Header) -> Result<&'static Turn> {
 
 impl Turn {
     /// The ledger that is written.
-    pub fn side(&self) -> usize {
+    pub fn side(&self, schema: Oid) -> usize {
         match self.side.load(Ordering::SeqCst) {
-            0 => self.begin(),
+            0 => self.begin(schema),
             side => side as usize - 1,
         }
     }
 
     /// Finds out which ledger was written last: after a restart both may have rows.
     #[cold]
-    fn begin(&self) -> usize {
+    fn begin(&self, schema: Oid) -> usize {
         let first = |side| {
-            let table = Table::open(Name::Ledger(side), pg_sys::AccessShareLock)?;
+            let table = Table::open(schema, Name::Ledger(side), pg_sys::AccessShareLock)?;
             let mut first = None;
             table.ledger(None, false, |row| {
                 first = Some(row.at);
@@ -101,25 +101,24 @@ impl Turn {
         self.since.load(Ordering::SeqCst)
     }
 
-    /// Turns to the other ledger, which is empty and has no writers.
-    pub fn turn(&self, now: Micros) {
-        let side = self.side();
+    /// Turns from this ledger to the other one, which is empty and has no writers.
+    pub fn turn(&self, side: usize, now: Micros) {
         self.since.store(now, Ordering::SeqCst);
         self.side.store(2 - side as u32, Ordering::SeqCst);
     }
 }
 
 /// Chooses a ledger for the transaction, before it takes anything.
-pub fn enter(header: &'static Header) -> Result<()> {
+pub fn enter(header: &'static Header, schema: Oid) -> Result<()> {
     if CHOSEN.with(|chosen| chosen.is_some()) {
         return Ok(());
     }
     let side = if shmem::is_shared(header) {
         let turn = turn(header)?;
         loop {
-            let side = turn.side();
+            let side = turn.side(schema);
             turn.writers[side].fetch_add(1, Ordering::SeqCst);
-            if turn.side() == side {
+            if turn.side(schema) == side {
                 break side;
             }
             turn.writers[side].fetch_sub(1, Ordering::SeqCst);

@@ -14,12 +14,12 @@ use crate::transaction::Held;
 /// used is written anew.
 pub fn write(header: &'static Header, held: &[Held]) {
     let mut durable = held.iter().filter(|held| held.rule.stake == Stake::Durable).peekable();
-    if durable.peek().is_none() {
+    let Some(schema) = durable.peek().map(|held| held.rule.schema) else {
         return;
-    }
+    };
     if !shmem::is_shared(header) {
         for held in durable {
-            fold_key(&held.digest, Some(&held.rule), events(held).collect());
+            fold_key(schema, &held.digest, Some(&held.rule), events(held).collect());
             // Savepoints that did more to the same key come later in the list.
             // SAFETY: the transaction is about to commit, and what it wrote may become visible to it.
             unsafe { pg_sys::CommandCounterIncrement() };
@@ -27,7 +27,8 @@ pub fn write(header: &'static Header, held: &[Held]) {
         return;
     }
     // The extension may have been dropped meanwhile: then there is nothing to count any more.
-    let Some(ledger) = Table::open(Name::Ledger(turn::current()), pg_sys::RowExclusiveLock) else {
+    let Some(ledger) = Table::open(schema, Name::Ledger(turn::current()), pg_sys::RowExclusiveLock)
+    else {
         return;
     };
     for event in durable.flat_map(events) {

@@ -74,18 +74,23 @@ impl<'a, S: State> Limit<'a, S> {
     /// Takes the cost if it fits. The short way for one rule and a yes or no.
     #[inline(always)]
     pub fn try_take(&mut self, now: Now) -> bool {
-        with_meter!(self.rule, meter => try_take(meter, &mut self.state, now, self.cost))
+        let taken = with_meter!(self.rule, meter => try_take(meter, &mut self.state, now, self.cost, |_, _| ()));
+        taken != Taken::Nothing
     }
 
     /// The same, with a receipt: see [`receipt`](Limit::receipt).
     #[inline(always)]
     pub fn try_take_with_receipt(&mut self, now: Now) -> bool {
-        let taken = self.try_take(now);
-        if taken && self.cost > 0 {
-            self.receipt =
-                Some(with_meter!(self.rule, meter => receipt(meter, &self.state, now, self.cost)));
+        let (cost, epoch) = (self.cost, self.state.epoch());
+        let taken = with_meter!(self.rule, meter => {
+            try_take(meter, &mut self.state, now, cost, |state, view| {
+                Receipt { epoch, ..meter.receipt(state, view, now, cost) }
+            })
+        });
+        if let Taken::Cost(receipt) = taken {
+            self.receipt = Some(receipt);
         }
-        taken
+        taken != Taken::Nothing
     }
 
     /// Writes until when the state matters, for a state that was put together elsewhere.
@@ -226,21 +231,38 @@ fn refund<M: Meter, S: State>(meter: &M, state: &mut S, now: Now, cost: u64) {
     settle(meter, state, view, now);
 }
 
+/// What came of trying to take.
+#[derive(PartialEq)]
+enum Taken<R> {
+    Nothing,
+    /// A cost of 0: there was nothing to take.
+    Zero,
+    /// The cost, and what was to be known of it.
+    Cost(R),
+}
+
 #[inline(always)]
-fn try_take<M: Meter, S: State>(meter: &M, state: &mut S, now: Now, cost: u64) -> bool {
+fn try_take<M: Meter, S: State, R>(
+    meter: &M,
+    state: &mut S,
+    now: Now,
+    cost: u64,
+    note: impl FnOnce(&S, &M::View) -> R,
+) -> Taken<R> {
     let capacity = meter.capacity();
     if cost > capacity || cost == 0 {
-        return cost == 0 && capacity > 0;
+        return if cost == 0 && capacity > 0 { Taken::Zero } else { Taken::Nothing };
     }
     let mut view = meter.view(state, now);
     if !meter.admits(state, &view, cost) {
         let wait = meter.wait(state, &view, now, cost);
         refused(meter, state, now, Some(wait));
-        return false;
+        return Taken::Nothing;
     }
     meter.charge(state, &mut view, now, cost);
+    let note = note(state, &view);
     settle(meter, state, view, now);
-    true
+    Taken::Cost(note)
 }
 
 /// Writes a changed state, and until when it matters: a key that refuses even a cost of 1 must not be forgotten early.

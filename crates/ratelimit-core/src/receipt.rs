@@ -41,6 +41,7 @@ const MANY: usize = 1_024;
 impl Receipts {
     /// Adds one. It becomes part of the last one if that makes no difference, or next to none, and then rather for counting too
     /// much and giving back too little.
+    #[inline]
     pub fn add(&mut self, rule: &Rule, receipt: Receipt) {
         if let Some(last) = self.0.last_mut() {
             if with_meter!(rule, meter => alike(meter, last, &receipt)) {

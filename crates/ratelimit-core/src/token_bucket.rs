@@ -25,6 +25,8 @@ pub struct TokenBucket {
     mark: u64,
     /// In such steps the bucket counts, in ticks, what is given back.
     step: u64,
+    /// See [`Meter::blur`].
+    blur: u32,
 }
 
 /// How many steps the whole bucket is counted in, as a power of two.
@@ -96,7 +98,8 @@ impl TokenBucket {
         // A bucket of 10^12 tokens that takes 1000 years to fill is 2^95 ticks: their steps would not fit, but longer ones do
         // nothing but give less back.
         let step = u64::try_from(whole >> STEPS).unwrap_or(u64::MAX).max(1);
-        TokenBucket { burst, ticks, per_token, mark, step }
+        let blur = blur(whole / u128::from(ticks));
+        TokenBucket { burst, ticks, per_token, mark, step, blur }
     }
 
     /// Empties the bucket less, and counts it.
@@ -194,7 +197,7 @@ impl Meter for TokenBucket {
     }
 
     fn blur(&self) -> Option<u32> {
-        blur(self.micros(self.cost(self.burst)))
+        Some(self.blur)
     }
 
     fn extended(&self, receipt: &Receipt, cost: u64) -> i128 {
@@ -220,8 +223,8 @@ impl Meter for TokenBucket {
 }
 
 /// A thousandth of the time in which a bucket fills: what is taken within it need not be told apart.
-fn blur(fills: Micros) -> Option<u32> {
-    Some(fills.unsigned_abs().checked_ilog2().map_or(0, |power| power.saturating_sub(10)))
+fn blur(fills: u128) -> u32 {
+    fills.checked_ilog2().map_or(0, |power| power.saturating_sub(10).min(62))
 }
 
 /// The words of a [`TokenBucket`]'s state, so much later.
@@ -249,13 +252,17 @@ pub struct IntervalBucket {
     mark: u64,
     /// In steps of so many tokens.
     step: u64,
+    /// See [`Meter::blur`].
+    blur: u32,
 }
 
 impl IntervalBucket {
     /// `quota` tokens come back at the end of every `period`, counted from the take that left the bucket no longer full.
     pub(crate) fn new(quota: u64, period: Micros, burst: u64) -> Self {
         let mark = mark_of([quota, burst, period.unsigned_abs()]);
-        IntervalBucket { quota, burst, period, mark, step: (burst >> STEPS).max(1) }
+        let fills = u128::from(burst.div_ceil(quota.max(1))) * u128::from(period.unsigned_abs());
+        let step = (burst >> STEPS).max(1);
+        IntervalBucket { quota, burst, period, mark, step, blur: blur(fills) }
     }
 
     /// Empties the bucket less, and counts it.
@@ -362,8 +369,7 @@ impl Meter for IntervalBucket {
     }
 
     fn blur(&self) -> Option<u32> {
-        let periods = self.burst.div_ceil(self.quota.max(1));
-        blur(self.period.saturating_mul(periods.cast_signed()))
+        Some(self.blur)
     }
 
     fn extended(&self, receipt: &Receipt, cost: u64) -> i128 {
