@@ -13,6 +13,8 @@ const LOCKED: u32 = 1;
 const PRIMARY: u32 = 2;
 /// The cell holds further times of a log, and `open` the place of that log's first cell.
 const FURTHER: u32 = 4;
+/// The truth about the key is in tables.
+const DURABLE: u32 = 8;
 const KIND: u32 = 0xff00;
 const KIND_SHIFT: u32 = 8;
 /// Of a log's further cells: to which log of its key they belong.
@@ -146,6 +148,11 @@ impl Locked<'_> {
 
     pub(super) fn set_open(&self, time: Micros) {
         self.cell.open.store(time, Ordering::Relaxed);
+    }
+
+    /// Whether the truth about the key is in tables.
+    pub(super) fn is_durable(&self) -> bool {
+        self.control & DURABLE != 0
     }
 
     /// The place of the first cell of the log of which this is a further one.

@@ -11,12 +11,14 @@
 
 mod cell;
 mod key_state;
+mod record;
 mod transaction;
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
 pub use cell::{Cell, Key, Locked};
 pub use key_state::KeyState;
+pub use record::Record;
 pub use transaction::Request;
 
 use crate::time::{Micros, Now, SECOND};
