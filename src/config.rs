@@ -1,11 +1,14 @@
 //! The settings: section 1.8 of the contract. None that changes a verdict can be set by an ordinary user.
 
+use std::time::Duration;
+
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 use pgrx::pg_sys;
 use ratelimit_core::table::OnFull;
 
 static MAX_KEYS: GucSetting<i32> = GucSetting::<i32>::new(131_072);
 static PARTITIONS: GucSetting<i32> = GucSetting::<i32>::new(16);
+static SAVE_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(300);
 static ENABLED: GucSetting<bool> = GucSetting::<bool>::new(true);
 static ON_FULL: GucSetting<WhenFull> = GucSetting::<WhenFull>::new(WhenFull::Evict);
 
@@ -61,6 +64,16 @@ pub fn define() {
         GucContext::Postmaster,
         flags,
     );
+    GucRegistry::define_int_guc(
+        c"ratelimit.save_interval",
+        c"Sets the time between saves of what shared memory holds.",
+        c"It is what a crash can lose. 0 saves only when the server is shut down.",
+        &SAVE_INTERVAL,
+        0,
+        86_400,
+        GucContext::Sighup,
+        flags | GucFlags::UNIT_S,
+    );
     // SAFETY: a C string that lives for ever; the call is allowed in _PG_init, which is where we are.
     unsafe { pg_sys::MarkGUCPrefixReserved(c"ratelimit".as_ptr()) };
 }
@@ -79,6 +92,13 @@ pub fn max_keys() -> usize {
 /// `ratelimit.partitions`
 pub fn partitions() -> usize {
     PARTITIONS.get().try_into().unwrap_or(1)
+}
+
+/// `ratelimit.save_interval`, if there is one.
+#[expect(dead_code, reason = "the worker that will ask is yet to come")]
+pub fn save_interval() -> Option<Duration> {
+    let seconds = SAVE_INTERVAL.get().try_into().unwrap_or(0);
+    (seconds > 0).then(|| Duration::from_secs(seconds))
 }
 
 /// `ratelimit.enabled`

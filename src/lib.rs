@@ -13,6 +13,7 @@ mod error;
 mod function;
 mod interval;
 mod memory;
+mod saved;
 mod schema;
 mod shmem;
 mod trigger;

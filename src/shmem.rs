@@ -11,14 +11,16 @@ use std::time::Duration;
 use pgrx::pg_sys;
 use ratelimit_core::table::{Cell, Host, Shape, Table};
 use ratelimit_core::{Now, Secret};
+use ratelimit_saved::Head;
 
 use crate::clock::Clock;
 use crate::config;
+use crate::saved::{self, Saved};
 
 /// What all processes know. Zero until [`startup`] has run.
 #[repr(C, align(64))]
 pub struct Header {
-    /// Drawn anew each time shared memory is made.
+    /// Drawn when shared memory is made for the first time, and saved with it.
     pub secret: Secret,
     pub clock: Clock,
     shape: Shape,
@@ -169,26 +171,47 @@ unsafe extern "C-unwind" fn startup() {
         let mut found = false;
         let size = SIZE.load(Ordering::Relaxed);
         let header = pg_sys::ShmemInitStruct(TRANCHE.as_ptr(), size, &mut found).cast::<Header>();
-        if !found {
-            initialise(header);
-        }
         LOCKS.store(pg_sys::GetNamedLWLockTranche(TRANCHE.as_ptr()), Ordering::Relaxed);
         HEADER.store(header, Ordering::Relaxed);
+        if !found {
+            begin(header);
+        }
         pg_sys::LWLockRelease(lock);
+    }
+}
+
+/// Fills new shared memory: with what was saved, or with nothing.
+///
+/// # Safety
+/// As of [`initialise`]; it is the memory of this process, too.
+unsafe fn begin(header: *mut Header) {
+    // SAFETY: the caller says so. References to the header are made only when it is whole, and are gone when it is made anew.
+    unsafe {
+        let saved = Saved::open();
+        initialise(header, saved.as_ref().map(Saved::head));
+        if let Some(saved) = saved {
+            if !saved.load(&*header) {
+                header.add(1).cast::<Cell>().write_bytes(0, (*header).shape.cells());
+                initialise(header, None);
+            }
+        }
+        saved::at_shutdown();
     }
 }
 
 /// # Safety
 /// `header` points to new shared memory of [`SIZE`] bytes that nobody else uses yet.
-unsafe fn initialise(header: *mut Header) {
+unsafe fn initialise(header: *mut Header, saved: Option<&Head>) {
     // SAFETY: the memory is ours alone. The cells need no writing: new shared memory comes from the kernel as zeros, and touching
     // it all would make it resident. ShmemInitStruct aligns to a cache line.
     unsafe {
         header.write_bytes(0, 1);
         (*header).shape = shape();
-        (*header).clock.start();
+        (*header).clock.start(saved.map(|saved| saved.clock));
         let secret = &raw mut (*header).secret;
-        if !pg_sys::pg_strong_random(secret.cast(), size_of::<Secret>()) {
+        if let Some(saved) = saved {
+            secret.write(saved.secret);
+        } else if !pg_sys::pg_strong_random(secret.cast(), size_of::<Secret>()) {
             pgrx::error!("could not generate a random secret");
         }
     }
