@@ -24,7 +24,7 @@ impl Memory {
     /// Refuses calls where nothing can be counted.
     #[inline(always)]
     pub fn new(call: &Call) -> Result<Self> {
-        let header = shmem::header().ok_or_else(Error::not_preloaded)?;
+        let header = shmem::get()?.ok_or_else(Error::not_preloaded)?;
         // SAFETY: a plain variable, -1 in all processes but parallel workers.
         if unsafe { pg_sys::ParallelWorkerNumber } >= 0 {
             return Err(Error::parallel_worker());
