@@ -5,9 +5,9 @@ COMMENT ON FUNCTION _rl_parse_rates IS 'internal: the rules that a rate string s
 CREATE FUNCTION _rl_check_name(name text) RETURNS boolean
     LANGUAGE c STABLE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION _rl_check_name IS 'internal: refuses a name that a limiter must not have';
-CREATE FUNCTION _rl_require_memory() RETURNS boolean
+CREATE FUNCTION _rl_has_memory(required boolean) RETURNS boolean
     LANGUAGE c STABLE AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION _rl_require_memory IS 'internal: refuses where nothing can be counted in shared memory';
+COMMENT ON FUNCTION _rl_has_memory IS 'internal: whether limits can be counted in shared memory; an error if they cannot and it is required';
 
 -- SECURITY DEFINER: the tables are granted to nobody, these functions are.
 CREATE FUNCTION rl_create_limiter(
@@ -41,8 +41,14 @@ BEGIN
             MESSAGE = pg_catalog.format('limiter "%s" would limit nothing', name),
             HINT = 'Give rates, as ''100 per minute''.';
     END IF;
-    IF storage IS DISTINCT FROM 'durable'::@extschema@.rl_storage THEN
-        PERFORM @extschema@._rl_require_memory();
+    IF storage IS NULL AND NOT @extschema@._rl_has_memory(false) THEN
+        storage := 'durable';
+        RAISE NOTICE USING
+            MESSAGE = pg_catalog.format('limiter "%s" is durable', name),
+            DETAIL = 'ratelimit has no shared memory to count in: before PostgreSQL 17, a library gets it only when the server starts.',
+            HINT = 'For limiters with storage "memory", add ratelimit to shared_preload_libraries and restart the server.';
+    ELSIF storage IS DISTINCT FROM 'durable'::@extschema@.rl_storage THEN
+        PERFORM @extschema@._rl_has_memory(true);
     END IF;
     INSERT INTO @extschema@.rl_limiters AS l
            (name, description, storage, on_rollback, mode, max_concurrent, wait_timeout, ban_after, ban_within, ban_for)

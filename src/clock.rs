@@ -40,10 +40,17 @@ const STEP: Micros = SECOND / 2;
 static NEXT_LOOK: AtomicI64 = AtomicI64::new(Micros::MIN);
 
 impl Clock {
-    /// Ties the steady time line to the wall clock.
-    pub fn start(&self) {
-        self.origin.store(read(libc::CLOCK_REALTIME) - read(STEADY), Ordering::Relaxed);
-        self.ahead.store(0, Ordering::Relaxed);
+    /// Ties the steady time line to the wall clock, or goes on from a moment that was [`stopped`](Clock::stopped) at.
+    pub fn start(&self, stopped: Option<Now>) {
+        let wall = read(libc::CLOCK_REALTIME);
+        let now = stopped.map_or(Now::at(wall), |stopped| stopped.resumed(wall));
+        self.origin.store(now.steady.saturating_sub(read(STEADY)), Ordering::Relaxed);
+        self.ahead.store(now.wall.saturating_sub(now.steady), Ordering::Relaxed);
+    }
+
+    /// This moment, with the wall clock as it is and not as we follow it.
+    pub fn stopped(&self) -> Now {
+        Now { steady: self.read().steady, wall: read(libc::CLOCK_REALTIME) }
     }
 
     #[inline(always)]

@@ -1,6 +1,49 @@
 //! What differs between the versions of PostgreSQL: the only place that asks which one this is.
 
+use std::ffi::{c_void, CStr};
+
 use pgrx::pg_sys;
+
+/// Whether sessions can make shared memory that others find by its name.
+pub const HAS_SEGMENTS: bool = cfg!(any(feature = "pg17", feature = "pg18"));
+
+/// Shared memory of that name and size, which `clear` gets when it is new. Null where [`HAS_SEGMENTS`] is false.
+///
+/// # Safety
+/// The process may raise errors, and `clear` raises none.
+pub unsafe fn segment(
+    name: &CStr,
+    size: usize,
+    clear: unsafe extern "C-unwind" fn(*mut c_void),
+) -> *mut c_void {
+    #[cfg(any(feature = "pg17", feature = "pg18"))]
+    // SAFETY: the caller says so; the name is terminated.
+    unsafe {
+        let mut found = false;
+        pg_sys::GetNamedDSMSegment(name.as_ptr(), size, Some(clear), &mut found)
+    }
+    #[cfg(not(any(feature = "pg17", feature = "pg18")))]
+    {
+        let _ = (name, size, clear);
+        std::ptr::null_mut()
+    }
+}
+
+/// Whether the value of a setting comes from nearer than the configuration file and the server's command line: from a role, a
+/// database or a connection. Known where [`HAS_SEGMENTS`] is true.
+pub fn is_set_for_session(name: &CStr) -> bool {
+    #[cfg(any(feature = "pg17", feature = "pg18"))]
+    // SAFETY: the name is terminated, and nothing is raised where it is unknown. What is found lives on.
+    unsafe {
+        let setting = pg_sys::find_option(name.as_ptr(), false, true, pg_sys::DEBUG5 as i32);
+        setting.as_ref().is_some_and(|s| s.reset_source > pg_sys::GucSource::PGC_S_ARGV)
+    }
+    #[cfg(not(any(feature = "pg17", feature = "pg18")))]
+    {
+        let _ = name;
+        false
+    }
+}
 
 /// The lock under which libraries make their shared memory. A macro in C; its number is the same in PostgreSQL 15 to 18.
 ///

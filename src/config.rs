@@ -1,11 +1,18 @@
 //! The settings: section 1.8 of the contract. None that changes a verdict can be set by an ordinary user.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 use pgrx::pg_sys;
 use ratelimit_core::table::OnFull;
 
+use crate::compat;
+
 static MAX_KEYS: GucSetting<i32> = GucSetting::<i32>::new(131_072);
 static PARTITIONS: GucSetting<i32> = GucSetting::<i32>::new(16);
+static SAVE_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(300);
+static SIZES_OF_SESSION: AtomicBool = AtomicBool::new(false);
 static ENABLED: GucSetting<bool> = GucSetting::<bool>::new(true);
 static ON_FULL: GucSetting<WhenFull> = GucSetting::<WhenFull>::new(WhenFull::Evict);
 
@@ -19,7 +26,8 @@ enum WhenFull {
     Allow,
 }
 
-/// Defines the settings. What sizes shared memory can only be defined while the postmaster starts: later it would end the session.
+/// Defines the settings. What sizes shared memory is the server's choice, or the configuration file's where a session makes it: never
+/// a role's.
 pub fn define() {
     let flags = GucFlags::default();
     GucRegistry::define_bool_guc(
@@ -39,8 +47,11 @@ pub fn define() {
         flags,
     );
     if !preloading() {
-        return;
+        let sizes = [c"ratelimit.max_keys", c"ratelimit.partitions"];
+        SIZES_OF_SESSION
+            .store(sizes.into_iter().any(compat::is_set_for_session), Ordering::Relaxed);
     }
+    let server = || if preloading() { GucContext::Postmaster } else { GucContext::Sighup };
     GucRegistry::define_int_guc(
         c"ratelimit.max_keys",
         c"Sets the number of keys that shared memory has room for.",
@@ -48,7 +59,7 @@ pub fn define() {
         &MAX_KEYS,
         100,
         100_000_000,
-        GucContext::Postmaster,
+        server(),
         flags,
     );
     GucRegistry::define_int_guc(
@@ -58,8 +69,18 @@ pub fn define() {
         &PARTITIONS,
         1,
         1_024,
-        GucContext::Postmaster,
+        server(),
         flags,
+    );
+    GucRegistry::define_int_guc(
+        c"ratelimit.save_interval",
+        c"Sets the time between saves of what shared memory holds.",
+        c"It is what a crash can lose. 0 saves only when the server is shut down.",
+        &SAVE_INTERVAL,
+        0,
+        86_400,
+        GucContext::Sighup,
+        flags | GucFlags::UNIT_S,
     );
     // SAFETY: a C string that lives for ever; the call is allowed in _PG_init, which is where we are.
     unsafe { pg_sys::MarkGUCPrefixReserved(c"ratelimit".as_ptr()) };
@@ -71,6 +92,11 @@ pub fn preloading() -> bool {
     unsafe { pg_sys::process_shared_preload_libraries_in_progress }
 }
 
+/// Whether somebody tried to set the sizes of shared memory for this session. What the configuration file says is not known then.
+pub fn sizes_of_session() -> bool {
+    SIZES_OF_SESSION.load(Ordering::Relaxed)
+}
+
 /// `ratelimit.max_keys`
 pub fn max_keys() -> usize {
     MAX_KEYS.get().try_into().unwrap_or(0)
@@ -79,6 +105,13 @@ pub fn max_keys() -> usize {
 /// `ratelimit.partitions`
 pub fn partitions() -> usize {
     PARTITIONS.get().try_into().unwrap_or(1)
+}
+
+/// `ratelimit.save_interval`, if there is one.
+#[expect(dead_code, reason = "the worker that will ask is yet to come")]
+pub fn save_interval() -> Option<Duration> {
+    let seconds = SAVE_INTERVAL.get().try_into().unwrap_or(0);
+    (seconds > 0).then(|| Duration::from_secs(seconds))
 }
 
 /// `ratelimit.enabled`

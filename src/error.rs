@@ -28,6 +28,7 @@ const READ_ONLY: &[u8; 5] = b"25006";
 const INSUFFICIENT_RESOURCES: &[u8; 5] = b"53000";
 const LOCK_NOT_AVAILABLE: &[u8; 5] = b"55P03";
 const INTERNAL_ERROR: &[u8; 5] = b"XX000";
+const OUT_OF_MEMORY: &[u8; 5] = b"53200";
 const PROGRAM_LIMIT_EXCEEDED: &[u8; 5] = b"54000";
 const TRIGGER_PROTOCOL_VIOLATED: &[u8; 5] = b"39P01";
 const TOO_MANY_REQUESTS: &[u8; 5] = b"PT429";
@@ -77,7 +78,7 @@ impl Error {
 
     pub fn not_preloaded() -> Self {
         Error::new(NOT_IN_PREREQUISITE_STATE, "ratelimit is not loaded in shared memory")
-            .detail("Limits with storage \"memory\" count in shared memory, which a library gets when the server starts.")
+            .detail("Limits with storage \"memory\" count in shared memory. Before PostgreSQL 17, a library gets it only when the server starts.")
             .hint("Add ratelimit to shared_preload_libraries and restart the server.")
     }
 
@@ -130,6 +131,18 @@ impl Error {
         Error::new(NOT_SUPPORTED, "cannot PREPARE a transaction that took from a limiter with on_rollback \"refund\"")
             .detail("What it took could not be given back if the transaction were rolled back in another session.")
             .hint("Use COMMIT, or a limiter with on_rollback \"keep\".")
+    }
+
+    pub fn sizes_of_session() -> Self {
+        Error::new(NOT_IN_PREREQUISITE_STATE, "ratelimit.max_keys and ratelimit.partitions cannot be set for a session")
+            .detail("They size shared memory, which this session would have to make.")
+            .hint("Set them in postgresql.conf, and not in connection options, for a role or for a database.")
+    }
+
+    pub fn no_shared_memory(detail: &str) -> Self {
+        Error::new(OUT_OF_MEMORY, "ratelimit could not get shared memory").detail(detail).hint(
+            "Lower ratelimit.max_keys, or add ratelimit to shared_preload_libraries and restart the server.",
+        )
     }
 
     pub fn parallel_worker() -> Self {

@@ -13,6 +13,7 @@ mod durable;
 mod error;
 mod function;
 mod interval;
+mod saved;
 mod schema;
 mod shmem;
 mod store;

@@ -5,24 +5,31 @@
 //! nothing under a lock can raise an error, allocate, or be interrupted. If a process dies in between, the postmaster makes all
 //! shared memory anew.
 
+mod dynamic;
+
 use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use pgrx::pg_sys;
 use ratelimit_core::table::{Cell, Host, Shape, Table};
 use ratelimit_core::{Now, Secret};
+use ratelimit_saved::Head;
 
 use crate::clock::Clock;
 use crate::config;
 use crate::durable::Turns;
+use crate::error::Result;
+use crate::saved::{self, Saved};
 
-/// What all processes know. Zero until [`startup`] has run.
+/// What all processes know. The cells follow it.
 #[repr(C, align(64))]
 pub struct Header {
-    /// Drawn anew each time shared memory is made.
+    /// Drawn when shared memory is made for the first time, and saved with it.
     pub secret: Secret,
     pub clock: Clock,
     shape: Shape,
+    /// For how many keys it was made.
+    pub max_keys: usize,
     /// Counts committed changes to definitions.
     pub definitions: AtomicU64,
     tickets: AtomicU64,
@@ -41,19 +48,21 @@ struct Server {
     clock: &'static Clock,
 }
 
-/// Where the header is in this process, and the locks: set in the postmaster, and by fork in all its children.
+/// Where the header is in this process, and the locks: set in the postmaster and by fork in all its children, or in each process that
+/// joins.
 static HEADER: AtomicPtr<Header> = AtomicPtr::new(std::ptr::null_mut());
 static LOCKS: AtomicPtr<pg_sys::LWLockPadded> = AtomicPtr::new(std::ptr::null_mut());
 /// What a process has for itself alone, where nothing is shared.
 static PRIVATE: AtomicPtr<Header> = AtomicPtr::new(std::ptr::null_mut());
+/// Set by the postmaster.
 static SIZE: AtomicUsize = AtomicUsize::new(0);
 
 const TRANCHE: &std::ffi::CStr = c"ratelimit";
 
-/// The shared memory, or `None` where the library was not preloaded.
+/// The shared memory, if this process has it: not where the library was not preloaded, and nobody asked for it.
 #[inline(always)]
 pub fn header() -> Option<&'static Header> {
-    // SAFETY: set once by `startup` to memory that stays mapped as long as this process lives, and fully written by then.
+    // SAFETY: set once, to memory that stays mapped as long as this process lives, and fully written by then.
     unsafe { HEADER.load(Ordering::Relaxed).as_ref() }
 }
 
@@ -77,12 +86,31 @@ pub fn private() -> &'static Header {
             if memory.is_null() {
                 pgrx::error!("out of memory");
             }
-            initialise(memory.cast(), shape);
+            initialise(memory.cast(), shape, None);
             PRIVATE.store(memory.cast(), Ordering::Relaxed);
         }
     }
     // SAFETY: set above, or by an earlier call.
     unsafe { &*PRIVATE.load(Ordering::Relaxed) }
+}
+
+/// The shared memory, which a session may have to make or to join; `None` where it can do neither.
+#[inline(always)]
+pub fn get() -> Result<Option<&'static Header>> {
+    match header() {
+        Some(header) => Ok(Some(header)),
+        None => dynamic::attach(),
+    }
+}
+
+/// Whether the postmaster made it.
+pub fn is_preloaded() -> bool {
+    SIZE.load(Ordering::Relaxed) > 0
+}
+
+/// Whether there is shared memory for who asks.
+pub fn is_possible() -> bool {
+    header().is_some() || crate::compat::HAS_SEGMENTS
 }
 
 impl Header {
@@ -177,11 +205,16 @@ pub fn install() {
 static mut PREVIOUS_REQUEST: pg_sys::shmem_request_hook_type = None;
 static mut PREVIOUS_STARTUP: pg_sys::shmem_startup_hook_type = None;
 
+/// How many locks there are.
+fn locks(shape: Shape) -> usize {
+    shape.partitions
+}
+
 /// The header and the locks are paid for by a few cells less: 128 bytes a key are meant to be all.
 fn shape() -> Shape {
     let shape = Shape::new(config::max_keys(), config::partitions());
     let others = size_of::<Header>() - size_of::<Turns>()
-        + shape.partitions * size_of::<pg_sys::LWLockPadded>();
+        + locks(shape) * size_of::<pg_sys::LWLockPadded>();
     let spent = others.div_ceil(size_of::<Cell>()).div_ceil(shape.partitions);
     Shape { partition_size: shape.partition_size - spent, ..shape }
 }
@@ -198,7 +231,7 @@ unsafe extern "C-unwind" fn request() {
         let size = size_of::<Header>() + shape.cells() * size_of::<Cell>();
         SIZE.store(size, Ordering::Relaxed);
         pg_sys::RequestAddinShmemSpace(size);
-        pg_sys::RequestNamedLWLockTranche(TRANCHE.as_ptr(), shape.partitions as i32);
+        pg_sys::RequestNamedLWLockTranche(TRANCHE.as_ptr(), locks(shape) as i32);
     }
 }
 
@@ -215,26 +248,48 @@ unsafe extern "C-unwind" fn startup() {
         let mut found = false;
         let size = SIZE.load(Ordering::Relaxed);
         let header = pg_sys::ShmemInitStruct(TRANCHE.as_ptr(), size, &mut found).cast::<Header>();
-        if !found {
-            initialise(header, shape());
-        }
         LOCKS.store(pg_sys::GetNamedLWLockTranche(TRANCHE.as_ptr()), Ordering::Relaxed);
         HEADER.store(header, Ordering::Relaxed);
+        if !found {
+            begin(header);
+        }
         pg_sys::LWLockRelease(lock);
+    }
+}
+
+/// Fills new shared memory: with what was saved, or with nothing.
+///
+/// # Safety
+/// As of [`initialise`]; it is the memory of this process, too.
+unsafe fn begin(header: *mut Header) {
+    // SAFETY: the caller says so. References to the header are made only when it is whole, and are gone when it is made anew.
+    unsafe {
+        let saved = Saved::open();
+        initialise(header, shape(), saved.as_ref().map(Saved::head));
+        if let Some(saved) = saved {
+            if !saved.load(&*header) {
+                header.add(1).cast::<Cell>().write_bytes(0, (*header).shape.cells());
+                initialise(header, shape(), None);
+            }
+        }
+        saved::at_shutdown();
     }
 }
 
 /// # Safety
 /// `header` points to new memory, of a header and so many cells, that nobody else uses yet.
-unsafe fn initialise(header: *mut Header, shape: Shape) {
+unsafe fn initialise(header: *mut Header, shape: Shape, saved: Option<&Head>) {
     // SAFETY: the memory is ours alone. The cells need no writing: new shared memory comes from the kernel as zeros, and touching
     // it all would make it resident. ShmemInitStruct aligns to a cache line.
     unsafe {
         header.write_bytes(0, 1);
         (*header).shape = shape;
-        (*header).clock.start();
+        (*header).max_keys = config::max_keys();
+        (*header).clock.start(saved.map(|saved| saved.clock));
         let secret = &raw mut (*header).secret;
-        if !pg_sys::pg_strong_random(secret.cast(), size_of::<Secret>()) {
+        if let Some(saved) = saved {
+            secret.write(saved.secret);
+        } else if !pg_sys::pg_strong_random(secret.cast(), size_of::<Secret>()) {
             pgrx::error!("could not generate a random secret");
         }
     }

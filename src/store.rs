@@ -84,7 +84,7 @@ impl Store {
         if unsafe { pg_sys::ParallelWorkerNumber } >= 0 {
             return Err(Error::parallel_worker());
         }
-        let header = shmem::header().unwrap_or_else(shmem::private);
+        let header = shmem::get()?.unwrap_or_else(shmem::private);
         Ok(Store { header, function: call.function() })
     }
 

@@ -2,8 +2,8 @@
 
 use pgrx::pg_sys::Datum;
 
-use crate::config;
 use crate::datum;
+use crate::error::Error;
 use crate::function::pg_function;
 use crate::shmem;
 use crate::store::Store;
@@ -44,14 +44,15 @@ pg_function! {
     /// What `rl_info` says of shared memory and of this library. Reads the whole table.
     fn _rl_info(call) {
         let version = Some(datum::text(env!("CARGO_PKG_VERSION").as_bytes()));
-        let Some(header) = shmem::header() else {
-            return Ok(datum::row(call, &[Some(Datum::from(false)), None, None, None, version]));
+        let preloaded = Datum::from(shmem::is_preloaded());
+        let Some(header) = shmem::get()? else {
+            return Ok(datum::row(call, &[Some(preloaded), None, None, None, version]));
         };
         let keys = header.table().keys(header.clock.now().steady);
         Ok(datum::row(call, &[
-            Some(Datum::from(true)),
+            Some(preloaded),
             datum::count(keys),
-            datum::count(config::max_keys() as u64),
+            datum::count(header.max_keys as u64),
             datum::count(header.evictions()),
             version,
         ]))
@@ -59,11 +60,13 @@ pg_function! {
 }
 
 pg_function! {
-    /// Refuses where there is no shared memory to count in.
-    fn _rl_require_memory(_call) {
-        match shmem::header() {
-            Some(_) => Ok(Datum::from(true)),
-            None => Err(crate::error::Error::not_preloaded()),
+    /// Whether there is shared memory to count in. Where it is required, its absence is an error.
+    fn _rl_has_memory(call) {
+        let required = call.required(0, "required")?.value() != 0;
+        if !required && !shmem::is_possible() {
+            return Ok(Datum::from(false));
         }
+        shmem::get()?.ok_or_else(Error::not_preloaded)?;
+        Ok(Datum::from(true))
     }
 }

@@ -140,6 +140,8 @@ pg_function! {
     fn _rl_definitions_changed(call) {
         let tables = scan::Tables::of(call.function());
         LIMITERS.store(tables.limiters.to_u32(), Ordering::Relaxed);
+        // The commit is counted in shared memory, and is no time to join it.
+        shmem::get()?;
         CHANGED.store(true, Ordering::Relaxed);
         // SAFETY: called in a transaction, with the oid of a table; harmless if it has just been dropped.
         unsafe { pg_sys::CacheInvalidateRelcacheByRelid(tables.limiters) };

@@ -63,7 +63,7 @@ impl SlidingLog {
 
     /// Whether the next change gives the ring another size, and so writes all of it.
     pub(crate) fn resizes<S: State>(&self, state: &S) -> bool {
-        let (_, size) = unpack(state.words()[0]);
+        let (_, size) = ring(state.words()[0]);
         size != 0 && size != self.places()
     }
 
@@ -94,18 +94,19 @@ impl SlidingLog {
         if self.resizes(state) {
             return (0, places);
         }
-        let (head, _) = unpack(state.words()[0]);
+        let (head, _) = ring(state.words()[0]);
         (head, usize::try_from(cost).unwrap_or(places).min(places))
     }
 }
 
-/// How many places the ring has of which this is the first word.
-pub(crate) fn ring_size(word: u64) -> usize {
-    unpack(word).1
+/// The low half of the first word of a ring that begins at place `head`.
+pub(crate) fn ring_word(head: usize, size: usize) -> u64 {
+    (size as u64) << 16 | head as u64
 }
 
-/// The low half of the first word is the log's; the high half is left to who stores it.
-fn unpack(word: u64) -> (usize, usize) {
+/// Where the ring begins, and how many places it has. The low half of the first word says so; the high half is left to who
+/// stores it.
+pub(crate) fn ring(word: u64) -> (usize, usize) {
     ((word & 0xffff) as usize, (word >> 16 & 0xffff) as usize)
 }
 
@@ -117,7 +118,7 @@ impl Meter for SlidingLog {
     }
 
     fn view<S: State>(&self, state: &S, now: Now) -> Ring {
-        let (head, size) = unpack(state.words()[0]);
+        let (head, size) = ring(state.words()[0]);
         let horizon = now.steady.saturating_sub(self.period);
         // An untouched key has a ring of the right size with nothing in it.
         let size = if size == 0 { self.places() } else { size };
@@ -131,7 +132,7 @@ impl Meter for SlidingLog {
 
     fn store<S: State>(&self, state: &mut S, view: &Ring) {
         let [word, second, third] = state.words();
-        let word = word & !0xffff_ffff | (view.size as u64) << 16 | view.head as u64;
+        let word = word & !0xffff_ffff | ring_word(view.head, view.size);
         state.set_words([word, second, third]);
     }
 

@@ -35,6 +35,13 @@ impl Now {
     pub const fn plus(self, span: Micros) -> Self {
         Now { steady: self.steady.saturating_add(span), wall: self.wall.saturating_add(span) }
     }
+
+    /// The moment at which the lines go on that stood still here, when a clock on the wall shows `wall`. If that was set back
+    /// meanwhile, nobody knows how long it was: then it counts as nothing.
+    pub fn resumed(self, wall: Micros) -> Self {
+        let pause = wall.saturating_sub(self.wall).max(0);
+        Now { steady: self.steady.saturating_add(pause), wall }
+    }
 }
 
 /// A non-negative span that fits, or the longest there is.
@@ -45,4 +52,18 @@ pub(crate) fn span(value: i128) -> Micros {
 /// `a / b` rounded up, for a positive `b`.
 pub(crate) fn div_ceil(a: i128, b: i128) -> i128 {
     a.div_euclid(b) + i128::from(a.rem_euclid(b) != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_counts_by_the_wall_but_never_backwards() {
+        // The wall clock had been set ahead by 500 before.
+        let saved = Now { steady: 1_000, wall: 1_500 };
+        assert_eq!(saved.resumed(1_600), Now { steady: 1_100, wall: 1_600 });
+        assert_eq!(saved.resumed(1_200), Now { steady: 1_000, wall: 1_200 });
+        assert_eq!(saved.resumed(Micros::MAX).resumed(Micros::MIN).wall, Micros::MIN);
+    }
 }

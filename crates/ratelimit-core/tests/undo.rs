@@ -311,7 +311,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(common::cases(600))]
+    #![proptest_config(common::cases(250))]
 
     /// Law 1.
     #[test]
@@ -442,7 +442,7 @@ fn stands_within_the_definition(world: &World) {
 }
 
 proptest! {
-    #![proptest_config(common::cases(600))]
+    #![proptest_config(common::cases(250))]
 
     /// Law 1's consequence, at the end and at every moment before, when the open transactions could all commit.
     #[test]
@@ -713,7 +713,7 @@ fn survives_a_change(
 }
 
 proptest! {
-    #![proptest_config(common::cases(600))]
+    #![proptest_config(common::cases(250))]
 
     #[test]
     fn a_bucket_or_a_log_whose_definition_changes_gives_back_no_more(
@@ -831,7 +831,7 @@ fn survives_a_crash(spec: RateSpec, start: Micros, steps: &[Step]) -> (World, Ke
 }
 
 proptest! {
-    #![proptest_config(common::cases(600))]
+    #![proptest_config(common::cases(250))]
 
     /// Law 4.
     #[test]
@@ -1001,6 +1001,37 @@ mod limits {
             undo(&mut key, now, &receipt);
             assert_eq!(key.remaining(now), 0, "{after:?}");
         }
+    }
+
+    /// A session that rolls back may know the definition only as it was when it took.
+    #[test]
+    #[ignore = "fails for windows: they are written back as the earlier definition has them"]
+    fn who_undoes_by_an_earlier_definition_does_not_bring_it_back() {
+        let pairs = every_algorithm("5/minute").into_iter().zip(every_algorithm("5 per 2 minutes"));
+        for (before, after) in pairs.filter(|(spec, _)| leaves_no_trace(spec)) {
+            let start = NOON - NOON % (2 * MINUTE);
+            let mut key = Key::new(&before);
+            let receipt = charge(&mut key, at(start), 1).unwrap();
+            let mut key = key.under(&after);
+            key.charge(at(start + SECOND), 4);
+            let mut key = key.under(&before);
+            undo(&mut key, at(start + 2 * SECOND), &receipt);
+            let key = key.under(&after);
+            let now = at(start + 90 * SECOND);
+            assert!(key.remaining(now) <= 1, "{after:?}");
+        }
+    }
+
+    #[test]
+    #[ignore = "fails: the ring is left out of order where the earlier period has expired and the later has not"]
+    fn a_log_that_is_undone_by_a_shorter_period_keeps_what_counts_in_a_longer() {
+        let [before, after] = ["10 per 10 seconds", "10/hour"].map(common::log);
+        let mut key = Key::new(&before);
+        key.charge(at(NOON), 5);
+        let receipt = charge(&mut key, at(NOON + 20 * SECOND), 5).unwrap();
+        undo(&mut key, at(NOON + 21 * SECOND), &receipt);
+        let key = key.under(&after);
+        assert_eq!(key.remaining(at(NOON + 21 * SECOND)), 5);
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod lifecycle;
 mod parallel;
 mod read_only;
 mod rollback;
+mod saved;
 mod settings;
 mod standby;
 mod unloaded;
@@ -38,6 +39,7 @@ pub fn tests() -> Vec<FileTest> {
         parallel::TESTS,
         read_only::TESTS,
         rollback::TESTS,
+        saved::TESTS,
         settings::TESTS,
         standby::TESTS,
         unloaded::TESTS,

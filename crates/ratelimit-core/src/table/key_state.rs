@@ -3,7 +3,7 @@
 use super::cell::{Key, Locked};
 use super::{Host, Table};
 use crate::rule::{Rule, LOG_KIND};
-use crate::sliding_log::{ring_size, SlidingLog};
+use crate::sliding_log::{ring, SlidingLog};
 use crate::state::{State, Words};
 use crate::time::{Micros, Now};
 
@@ -31,6 +31,11 @@ impl<'a, 't, H: Host> KeyState<'a, 't, H> {
             _ => 0,
         };
         KeyState { table, cell: None, key, kind: rule.kind(), untouched }
+    }
+
+    /// What a locked cell holds, as it is, or as a state of that kind.
+    pub(super) fn of(table: &'a Table<'t, H>, cell: Locked<'t>, kind: u8) -> Self {
+        KeyState { table, key: cell.key(), cell: Some(cell), kind, untouched: 0 }
     }
 
     /// Locks the key's cell; says whether it has one.
@@ -103,16 +108,25 @@ impl<'a, 't, H: Host> KeyState<'a, 't, H> {
         // The first place in each cell stands for the cell.
         let cells = further.enumerate().filter(|(n, (_, place))| *n == 0 || *place == 0);
         let keys = cells.map(|(_, (key, _))| key);
+        self.keep(keys, log.expiry(now))
+    }
+
+    /// Keeps these further cells; the first one missing is the error, and then none is kept.
+    fn keep(&self, keys: impl Iterator<Item = Key> + Clone, until: Micros) -> Result<(), Key> {
         for key in keys.clone() {
             self.table.find(key).ok_or(key)?;
         }
         let owner = self.cell.as_ref().map_or(usize::MAX, |cell| cell.place_in(self.table.cells));
-        let until = log.expiry(now);
         for mut cell in keys.filter_map(|key| self.table.find(key)) {
             cell.set_fresh(until);
             cell.set_owner(owner);
         }
         Ok(())
+    }
+
+    /// Keeps the further cells that hold the first `places` of a log.
+    pub(super) fn keep_first(&self, places: usize, until: Micros) -> Result<(), Key> {
+        self.keep(first_keys(self.key, places), until)
     }
 }
 
@@ -126,8 +140,12 @@ fn further_key(key: Key, number: usize) -> Key {
 
 /// The keys of the further cells of a log, as its first cell says how many.
 pub(super) fn further_keys(first: &Locked<'_>) -> impl Iterator<Item = Key> {
-    let places = if first.kind() == LOG_KIND { ring_size(first.word(0)) } else { 0 };
-    let key = first.key();
+    let places = if first.kind() == LOG_KIND { ring(first.word(0)).1 } else { 0 };
+    first_keys(first.key(), places)
+}
+
+/// The keys of the further cells that hold the first `places` of a log.
+pub(super) fn first_keys(key: Key, places: usize) -> impl Iterator<Item = Key> + Clone {
     let count = places.saturating_sub(FIRST_PLACES).div_ceil(MORE_PLACES);
     (0..count).map(move |number| further_key(key, number))
 }

@@ -12,6 +12,7 @@
 mod cell;
 mod durable;
 mod key_state;
+mod record;
 mod transaction;
 mod undo;
 
@@ -19,6 +20,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 pub use cell::{Cell, Key, Locked};
 pub use key_state::KeyState;
+pub use record::Record;
 pub use transaction::{Request, Taken};
 
 use crate::time::{Micros, Now, SECOND};

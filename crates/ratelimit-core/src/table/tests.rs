@@ -1,5 +1,7 @@
 extern crate std;
 
+mod record;
+
 use core::sync::atomic::AtomicI64;
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -7,8 +9,8 @@ use std::vec::Vec;
 
 use super::*;
 use crate::{
-    decide, parse_rates, take_at_most, Algorithm, KeyHasher, Limit, MemoryState, Now, Operation,
-    Rule,
+    decide, parse_rates, take_at_most, Algorithm, Decision, KeyHasher, Limit, MemoryState, Now,
+    Operation, Refill, Rule,
 };
 use proptest::prelude::*;
 

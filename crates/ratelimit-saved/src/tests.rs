@@ -1,0 +1,124 @@
+//! What was written comes back; whatever else is in the file does not.
+
+#![allow(clippy::unwrap_used, reason = "a test says what it expects by panicking")]
+
+use proptest::prelude::*;
+use ratelimit_core::table::Record;
+use ratelimit_core::Now;
+
+use crate::{read, Flaw, Head, Writer};
+
+/// A record with times of its own.
+type Owned = (Record<'static>, Vec<u64>);
+
+const HEAD: Head = Head {
+    system: 7_654_321,
+    secret: *b"0123456789abcdef",
+    clock: Now { steady: 1_000_000, wall: 2_000_000 },
+};
+
+fn file(records: &[Owned]) -> Vec<u8> {
+    let mut writer = Writer::new(Vec::new(), &HEAD).unwrap();
+    for (record, times) in records {
+        writer.add(&Record { times, ..*record }).unwrap();
+    }
+    writer.finish().unwrap()
+}
+
+fn read_all(bytes: &[u8]) -> Result<Vec<Owned>, Flaw> {
+    let mut records = Vec::new();
+    let show = |record: &Record<'_>| {
+        records.push((Record { times: &[], ..*record }, record.times.to_vec()))
+    };
+    assert_eq!(read(bytes, HEAD.system, show)?, HEAD);
+    Ok(records)
+}
+
+fn any_record() -> impl Strategy<Value = Owned> {
+    let words = any::<[u64; 3]>();
+    let times = prop_oneof![Just(0..1), Just(0..20), Just(999..1_001)]
+        .prop_flat_map(|count| prop::collection::vec(any::<u64>(), count));
+    let rest = (any::<[i64; 2]>(), any::<u32>(), any::<bool>(), 1u8..8);
+    (1u64.., any::<u64>(), words, times, rest).prop_map(
+        |(first, second, words, times, ([fresh, open], tag, primary, kind))| {
+            let key = [first, second];
+            (Record { key, tag, primary, kind, fresh, open, words, times: &[] }, times)
+        },
+    )
+}
+
+fn some_records() -> Vec<Owned> {
+    let record = |n: u64| Record {
+        key: [n, !n],
+        tag: 1,
+        primary: n.is_multiple_of(2),
+        kind: 1 + (n % 5) as u8,
+        fresh: 5,
+        open: i64::MIN,
+        words: [n; 3],
+        times: &[],
+    };
+    (1..10).map(|n| (record(n), (0..n * 3).collect())).collect()
+}
+
+#[test]
+fn a_flaw_is_called_by_its_name() {
+    let good = file(&some_records());
+    let said = |bytes: &[u8]| read_all(bytes).unwrap_err().to_string();
+    assert_eq!(said(b""), "it ends too early");
+    assert_eq!(said(b"PGDMP some other file"), "it is no file of ratelimit");
+    assert_eq!(said(&good[..good.len() - 1]), "it ends too early");
+    assert_eq!(said(&[&good[..], b"!"].concat()), "it is damaged");
+    let mut newer = good.clone();
+    newer[8] = 2;
+    assert_eq!(said(&newer), "its version 2 is newer than 1, which is known here");
+    newer[8] = 0;
+    assert_eq!(said(&newer), "its version 0 is not 1");
+    let foreign = read(&good[..], 1, |_| ()).unwrap_err().to_string();
+    assert_eq!(foreign, "the cluster 7654321 wrote it");
+}
+
+#[test]
+fn no_other_byte_anywhere_passes() {
+    let good = file(&some_records());
+    for place in 0..good.len() {
+        for change in [1, 0x10, 0x80, 0xff] {
+            let mut bad = good.clone();
+            bad[place] ^= change;
+            assert!(read_all(&bad).is_err(), "{change:#x} at {place}");
+        }
+    }
+}
+
+#[test]
+fn no_part_of_a_file_passes() {
+    let good = file(&some_records());
+    for end in 0..good.len() {
+        assert!(matches!(read_all(&good[..end]), Err(Flaw::Short)), "{end}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn what_was_written_comes_back(records in prop::collection::vec(any_record(), 0..9)) {
+        prop_assert_eq!(read_all(&file(&records)).unwrap(), records);
+    }
+
+    #[test]
+    fn a_stretch_of_garbage_does_not_pass(
+        start in 0usize..1_000,
+        garbage in prop::collection::vec(any::<u8>(), 1..100),
+    ) {
+        let good = file(&some_records());
+        let mut bad = good.clone();
+        bad.splice(start.min(good.len()).., garbage);
+        prop_assert!(bad == good || read_all(&bad).is_err());
+    }
+
+    #[test]
+    fn garbage_is_refused(bytes in prop::collection::vec(any::<u8>(), 0..2_000)) {
+        prop_assert!(read_all(&bytes).is_err());
+        let head = &file(&[])[..52];
+        prop_assert!(read_all(&[head, &bytes].concat()).is_err());
+    }
+}
