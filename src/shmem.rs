@@ -213,8 +213,8 @@ fn locks(shape: Shape) -> usize {
 /// The header and the locks are paid for by a few cells less: 128 bytes a key are meant to be all.
 fn shape() -> Shape {
     let shape = Shape::new(config::max_keys(), config::partitions());
-    let others = size_of::<Header>() - size_of::<Turns>()
-        + locks(shape) * size_of::<pg_sys::LWLockPadded>();
+    let others =
+        size_of::<Header>() - size_of::<Turns>() + locks(shape) * size_of::<pg_sys::LWLockPadded>();
     let spent = others.div_ceil(size_of::<Cell>()).div_ceil(shape.partitions);
     Shape { partition_size: shape.partition_size - spent, ..shape }
 }

@@ -2,6 +2,7 @@
 
 use pgrx::pg_sys::Datum;
 
+use crate::catalog::Stake;
 use crate::datum;
 use crate::error::Error;
 use crate::function::pg_function;
@@ -24,6 +25,10 @@ pg_function! {
         let limiter = call.text(0, "limiter")?;
         let store = Store::new(call)?;
         let limiter = store.limiter(limiter)?;
+        // What is durable is forgotten when the transaction commits, by the id that it is known by.
+        if limiter.stake() == Stake::Durable {
+            return Ok(Datum::from(0_i64));
+        }
         let forgotten = store.header().table().reset_all(limiter.tag(), store.header().clock.now().steady);
         Ok(datum::count(forgotten).unwrap_or(Datum::null()))
     }

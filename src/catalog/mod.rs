@@ -84,21 +84,52 @@ fn load(header: &Header, name: &[u8], function: Oid) -> Result<Rc<Definition>> {
     Ok(definition)
 }
 
-/// The rules of all durable limiters in the extension's schema, by limiter and position.
-pub fn durable_rules(schema: Oid, secret: &Secret) -> Result<HashMap<(Id, i32), Rc<DefinedRule>>> {
+/// The rules of all durable limiters.
+pub struct DurableRules {
+    rules: HashMap<(Id, i32), Rc<DefinedRule>>,
+    /// Limiters of which the rules are known, and those whose definitions do not make sense any more.
+    limiters: HashMap<Id, bool>,
+}
+
+impl DurableRules {
+    /// The rule of a limiter at a position.
+    pub fn get(&self, limiter: &Id, position: i32) -> Option<&DefinedRule> {
+        self.rules.get(&(*limiter, position)).map(|rule| &**rule)
+    }
+
+    /// Whether there is such a limiter.
+    pub fn knows(&self, limiter: &Id) -> bool {
+        self.limiters.contains_key(limiter)
+    }
+
+    /// Whether the limiter cannot be used, as when its time zone was renamed.
+    pub fn is_broken(&self, limiter: &Id) -> bool {
+        self.limiters.get(limiter) == Some(&false)
+    }
+}
+
+/// The rules of all durable limiters in the extension's schema.
+pub fn durable_rules(schema: Oid, secret: &Secret) -> DurableRules {
     let tables = scan::Tables::in_schema(schema);
-    let mut rules = HashMap::new();
+    let mut durable = DurableRules { rules: HashMap::new(), limiters: HashMap::new() };
     for name in scan::names(&tables) {
         let Some(row) = scan::limiter(&tables, &name) else { continue };
         let id = row.id;
-        let definition = Definition::new(&tables, &name, row, secret)?;
-        if definition.stake() == Stake::Durable {
-            for rule in definition.rules() {
-                rules.insert((id, rule.position.cast_signed()), rule.clone());
+        match Definition::new(&tables, &name, row, secret) {
+            Ok(definition) if definition.stake() == Stake::Durable => {
+                let rules = definition.rules().iter();
+                durable.limiters.insert(id, true);
+                durable
+                    .rules
+                    .extend(rules.map(|rule| ((id, rule.position.cast_signed()), rule.clone())));
+            }
+            Ok(_) => {}
+            Err(_) => {
+                durable.limiters.insert(id, false);
             }
         }
     }
-    Ok(rules)
+    durable
 }
 
 /// Registers for what the server has to tell; the postmaster's children inherit it.

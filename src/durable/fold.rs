@@ -1,7 +1,6 @@
 //! House-keeping: ledgers summed up, and counts dropped that matter no more.
 
 use std::collections::HashMap;
-use std::rc::Rc;
 use std::time::Duration;
 
 use pgrx::pg_sys::{self, Oid};
@@ -11,12 +10,9 @@ use ratelimit_core::{Micros, Now, Stored, SECOND};
 use super::lock;
 use super::tables::{LedgerRow, Name, Table};
 use super::turn::{self, Turn};
-use crate::catalog::{self, DefinedRule, Id};
+use crate::catalog::{self, DefinedRule, DurableRules, Id};
 use crate::error::{Error, Result};
 use crate::shmem::{self, Header};
-
-/// The rules of all durable limiters, by limiter and position.
-type Rules = HashMap<(Id, i32), Rc<DefinedRule>>;
 
 /// Only one process at a time keeps house in a database: the lock of no key.
 const HOUSE: Id = [0; 16];
@@ -29,7 +25,7 @@ pub fn fold(header: &'static Header, schema: Oid) -> Result<u64> {
     if !lock(HOUSE, false) {
         return Ok(0);
     }
-    let rules = catalog::durable_rules(schema, &header.secret)?;
+    let rules = catalog::durable_rules(schema, &header.secret);
     if !shmem::is_shared(header) {
         return Ok(fold_keys(schema, &rules));
     }
@@ -63,7 +59,7 @@ fn is_empty(schema: Oid, side: usize) -> bool {
 }
 
 /// Sums up a whole ledger, of which all rows are final, and empties it.
-fn fold_ledger(schema: Oid, turn: &Turn, side: usize, rules: &Rules) -> Result<u64> {
+fn fold_ledger(schema: Oid, turn: &Turn, side: usize, rules: &DurableRules) -> Result<u64> {
     let lock = pg_sys::RowExclusiveLock;
     let (Some(old), Some(new), Some(counts)) = (
         Table::open(schema, Name::Ledger(side), lock),
@@ -72,7 +68,8 @@ fn fold_ledger(schema: Oid, turn: &Turn, side: usize, rules: &Rules) -> Result<u
     ) else {
         return Ok(0);
     };
-    // What a long transaction took after the turn comes after what others wrote to the new ledger: it is moved there.
+    // What a long transaction took after the turn comes after what others wrote to the new ledger: it is moved there, and so is
+    // what cannot be summed up now.
     let before = match turn.since() {
         0 => earliest(&new),
         since => since,
@@ -84,7 +81,7 @@ fn fold_ledger(schema: Oid, turn: &Turn, side: usize, rules: &Rules) -> Result<u
         if group.last().is_some_and(|last| last.key != row.key) {
             fold_group(&counts, &mut group, rules);
         }
-        if row.at < before {
+        if row.at < before && !rules.is_broken(&row.limiter) {
             group.push(row);
         } else {
             new.add(&row);
@@ -108,11 +105,11 @@ fn earliest(ledger: &Table) -> Micros {
 }
 
 /// Sums up what happened to one key.
-fn fold_group(counts: &Table, group: &mut Vec<LedgerRow>, rules: &Rules) {
+fn fold_group(counts: &Table, group: &mut Vec<LedgerRow>, rules: &DurableRules) {
     group.sort_by_key(|row| row.at);
     if let Some(first) = group.first() {
         // Of a limiter that was dropped nothing is kept.
-        if let Some(rule) = rules.get(&(first.limiter, first.rule)) {
+        if let Some(rule) = rules.get(&first.limiter, first.rule) {
             add_to_counts(counts, rule, group);
         }
     }
@@ -166,12 +163,14 @@ fn truncate(schema: Oid, ledger: Table, side: usize) -> Result<()> {
 }
 
 /// The same without shared memory: key by key, as far as nobody is at it.
-fn fold_keys(schema: Oid, rules: &Rules) -> u64 {
+fn fold_keys(schema: Oid, rules: &DurableRules) -> u64 {
     let mut keys: HashMap<Id, (Id, i32)> = HashMap::new();
     for ledger in [Name::Ledger(0), Name::Ledger(1)] {
         if let Some(ledger) = Table::open(schema, ledger, pg_sys::AccessShareLock) {
             ledger.ledger(None, false, |row| {
-                keys.insert(row.key, (row.limiter, row.rule));
+                if !rules.is_broken(&row.limiter) {
+                    keys.insert(row.key, (row.limiter, row.rule));
+                }
                 true
             });
             ledger.close(pg_sys::AccessShareLock);
@@ -181,7 +180,7 @@ fn fold_keys(schema: Oid, rules: &Rules) -> u64 {
     for (key, limiter) in keys {
         pgrx::check_for_interrupts!();
         if lock(key, false) {
-            removed += fold_key(schema, &key, rules.get(&limiter).map(|rule| &**rule), Vec::new());
+            removed += fold_key(schema, &key, rules.get(&limiter.0, limiter.1), Vec::new());
         }
     }
     removed
@@ -224,8 +223,9 @@ pub fn purge(header: &'static Header, schema: Oid, most: u64) -> Result<u64> {
     if !lock(HOUSE, false) {
         return Ok(0);
     }
-    let rules = catalog::durable_rules(schema, &header.secret)?;
-    let limiters: std::collections::HashSet<Id> = rules.keys().map(|(id, _)| *id).collect();
+    let rules = catalog::durable_rules(schema, &header.secret);
+    // SAFETY: we are in a command of a transaction, which may have written what is to be dropped here.
+    unsafe { pg_sys::CommandCounterIncrement() };
     // A clock that is set a little must not bring anything back.
     let until = header.clock.now().wall.saturating_sub(SECOND);
     let Some(counts) = Table::open(schema, Name::Counts, pg_sys::RowExclusiveLock) else {
@@ -234,7 +234,7 @@ pub fn purge(header: &'static Header, schema: Oid, most: u64) -> Result<u64> {
     let mut places = Vec::new();
     counts.counts(None, |row| {
         pgrx::check_for_interrupts!();
-        if row.fresh_from <= until || !limiters.contains(&row.limiter) {
+        if row.fresh_from <= until || !rules.knows(&row.limiter) {
             places.push((row.key, row.place));
         }
         (places.len() as u64) < most

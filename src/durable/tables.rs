@@ -11,6 +11,9 @@ use ratelimit_core::{Event, Micros};
 use super::EPOCHS;
 use crate::catalog::{DefinedRule, Id};
 
+/// The last microsecond of PostgreSQL's time, in the year 294276.
+const LATEST: i64 = 9_223_371_331_200_000_000 - 1;
+
 /// A table that is open, with the index on its keys.
 pub struct Table {
     relation: Relation,
@@ -271,7 +274,7 @@ impl Table {
             Datum::from(key.as_ptr()),
             Datum::from(rule.id.as_ptr()),
             Datum::from(rule.position.cast_signed()),
-            Datum::from(fresh_from.saturating_sub(EPOCHS)),
+            Datum::from(fresh_from.saturating_sub(EPOCHS).min(LATEST)),
             // A bytea is stored like a text.
             crate::datum::text(state),
         ];

@@ -811,6 +811,23 @@ fn a_million_receipts_are_few() {
     }
 }
 
+/// A bucket counts what is given back only so far, and then from the beginning.
+#[test]
+fn a_receipt_that_outlived_the_count_is_worth_nothing() {
+    for spec in [bucket("655360/hour"), interval_bucket("655360/hour")] {
+        let mut key = Key::new(&spec);
+        let receipt = charge(&mut key, at(NOON), 327_680).unwrap();
+        key.refund(at(NOON), 327_680);
+        for round in 0..300 {
+            key.charge(at(NOON), 327_680);
+            let mut asked = key.clone();
+            undo(&mut asked, at(NOON), &receipt);
+            assert_eq!(asked.remaining(at(NOON)), 327_680, "{round} {spec:?}");
+            key.refund(at(NOON), 327_680);
+        }
+    }
+}
+
 /// A state put together from receipts, in the order of their times, as it is after a crash.
 fn rebuilt(spec: &RateSpec, receipts: &[&Receipts]) -> Key {
     let mut all: Vec<&Receipt> = receipts.iter().flat_map(|receipts| receipts.iter()).collect();
@@ -988,9 +1005,8 @@ mod limits {
     #[test]
     #[ignore = "fails for windows: a receipt does not know of which definition it is"]
     fn a_take_of_a_shorter_window_is_not_given_back_in_a_longer_one() {
-        for (before, after) in
-            every_algorithm("5/minute").into_iter().zip(every_algorithm("5 per 2 minutes"))
-        {
+        let pairs = every_algorithm("5/minute").into_iter().zip(every_algorithm("5 per 2 minutes"));
+        for (before, after) in pairs.filter(|(spec, _)| leaves_no_trace(spec)) {
             let start = NOON - NOON % (2 * MINUTE);
             let mut key = Key::new(&before);
             // It has expired when the other is taken.
@@ -1005,7 +1021,7 @@ mod limits {
 
     /// A session that rolls back may know the definition only as it was when it took.
     #[test]
-    #[ignore = "fails for windows: they are written back as the earlier definition has them"]
+    #[ignore = "fails for a fixed window: it is written back with the end of the earlier definition"]
     fn who_undoes_by_an_earlier_definition_does_not_bring_it_back() {
         let pairs = every_algorithm("5/minute").into_iter().zip(every_algorithm("5 per 2 minutes"));
         for (before, after) in pairs.filter(|(spec, _)| leaves_no_trace(spec)) {
