@@ -269,9 +269,8 @@ impl Store {
         let now = self.now(&asked.requests);
         for (n, request) in asked.requests.iter().enumerate() {
             let rule = asked.of[n].1;
-            let taken = transaction::take_back(request.key, cost);
-            let rest = cost - taken.iter().map(|receipt| receipt.cost).sum::<u64>().min(cost);
-            table.undo(&rule.rule, request.key, &taken, now, false);
+            let undo = |taken: &Receipts| table.undo(&rule.rule, request.key, taken, now, false);
+            let rest = cost - transaction::take_back(request.key, cost, undo);
             if rest > 0 {
                 let new = || (rule.clone(), asked.digest(n));
                 transaction::refund_later(self.header, request, rest, new);

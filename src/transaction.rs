@@ -114,10 +114,7 @@ impl Open {
 
     /// Makes what a subtransaction did its parent's.
     fn release(&mut self, child: u32, parent: u32) {
-        let first =
-            self.held.iter().rposition(|held| held.subtransaction != child).map_or(0, |n| n + 1);
-        self.last = 0;
-        for held in self.held.split_off(first) {
+        for held in self.split_off(child) {
             match held
                 .below
                 .and_then(|below| self.held.get_mut(below))
@@ -137,16 +134,29 @@ impl Open {
         }
     }
 
-    /// Takes what a subtransaction did from the list, the latest first.
-    fn pop(&mut self, subtransaction: Option<u32>) -> Option<Held> {
-        let held =
-            self.held.pop_if(|held| subtransaction.is_none_or(|id| held.subtransaction == id))?;
-        match held.below {
-            Some(below) => self.places.insert(held.key, below),
-            None => self.places.remove(&held.key),
-        };
+    /// Takes what a subtransaction did from the list.
+    fn split_off(&mut self, subtransaction: u32) -> Vec<Held> {
+        let outer = |held: &Held| held.subtransaction != subtransaction;
+        let first = self.held.iter().rposition(outer).map_or(0, |n| n + 1);
+        let inner = self.held.split_off(first);
+        for held in &inner {
+            match held.below {
+                Some(below) => self.places.insert(held.key, below),
+                None => self.places.remove(&held.key),
+            };
+        }
         self.last = 0;
-        Some(held)
+        inner
+    }
+
+    /// What outer subtransactions took of a key was not moved up by what has just been undone.
+    fn moved_up(&mut self, mut place: Option<usize>, steps: u32, part_of_last: bool) {
+        let mut part_of_last = part_of_last;
+        while let Some(held) = place.and_then(|place| self.held.get_mut(place)) {
+            held.taken.moved_up(steps, part_of_last);
+            part_of_last = false;
+            place = held.below;
+        }
     }
 }
 
@@ -170,10 +180,18 @@ pub fn record(
     });
 }
 
-/// Takes back from what the current subtransaction took of the key, the latest first.
-pub fn take_back(key: Key, cost: u64) -> Receipts {
+/// Takes back from what the current subtransaction took of the key, the latest first, by `undo`, which says what
+/// [`Receipts::moved_up`] wants to know. The answer is how much that was.
+pub fn take_back(key: Key, cost: u64, undo: impl FnOnce(&Receipts) -> u32) -> u64 {
     OPEN.with(|open| {
-        open.current(key).map_or_else(Receipts::default, |held| held.taken.take_back(cost))
+        let place = open.place(key);
+        let Some(held) = open.current(key) else { return 0 };
+        let whole = held.taken.iter().count();
+        let taken = held.taken.take_back(cost);
+        let part_of_last = taken.iter().count() + held.taken.iter().count() > whole;
+        let steps = undo(&taken);
+        open.moved_up(place, steps, part_of_last);
+        taken.iter().map(|receipt| receipt.cost).sum()
     })
 }
 
@@ -266,27 +284,55 @@ impl Drop for Borrowed {
     }
 }
 
-/// Ends what the transaction holds. Nothing here can fail.
+/// Ends what the transaction holds: the earliest first, and cells are let go when all is done. Nothing here can fail.
 fn finish(end: fn(&'static Header, &Held)) {
-    while let Some(held) = OPEN.with(|open| open.pop(None)) {
-        if let Some(header) = OPEN.with(|open| open.header) {
-            end(header, &held);
-        }
+    let (held, header) = OPEN.with(|open| {
+        open.places.clear();
+        open.last = 0;
+        (std::mem::take(&mut open.held), open.header)
+    });
+    if let Some(header) = header {
+        held.iter().for_each(|held| end(header, held));
+        held.iter().for_each(|held| let_go(header, held));
     }
     durable::leave();
     OPEN.with(|open| {
         // One large transaction must not leave its memory behind.
-        if open.held.capacity() > 1_024 {
-            open.held = Vec::new();
+        if held.capacity() <= MANY {
+            open.held = held;
+            open.held.clear();
+        } else {
             open.places = HashMap::with_hasher(FxBuildHasher);
         }
     });
     BUSY.store(false, Ordering::Relaxed);
 }
 
+/// For so many keys the lists are kept for the next transaction.
+const MANY: usize = 1_024;
+
 fn abort(header: &'static Header, held: &Held) {
-    let unpin = held.pinned && held.below.is_none();
-    header.table().undo(&held.rule.rule, held.key, &held.taken, header.clock.read(), unpin);
+    header.table().undo(&held.rule.rule, held.key, &held.taken, header.clock.read(), false);
+}
+
+/// Lets the key's cell go, if nothing outer holds it.
+fn let_go(header: &'static Header, held: &Held) {
+    if held.pinned && held.below.is_none() {
+        let (table, nothing) = (header.table(), Receipts::default());
+        table.undo(&held.rule.rule, held.key, &nothing, header.clock.read(), true);
+    }
+}
+
+/// Gives back what a subtransaction took that rolls back.
+fn roll_back(subtransaction: u32) {
+    let (inner, header) = OPEN.with(|open| (open.split_off(subtransaction), open.header));
+    let Some(header) = header else { return };
+    let (table, now) = (header.table(), header.clock.read());
+    for held in inner {
+        let steps = table.undo(&held.rule.rule, held.key, &held.taken, now, false);
+        OPEN.with(|open| open.moved_up(held.below, steps, false));
+        let_go(header, &held);
+    }
 }
 
 fn commit(header: &'static Header, held: &Held) {
@@ -299,6 +345,7 @@ fn commit(header: &'static Header, held: &Held) {
         cost,
         durable: held.rule.stake == Stake::Durable,
         pin: false,
+        mark: 0,
     };
     if let Some(reset) = held.reset {
         table.wipe(held.key);
@@ -309,9 +356,6 @@ fn commit(header: &'static Header, held: &Held) {
     if held.refund > 0 {
         // A key without a cell has nothing to get back.
         let _ = table.refund(&[request(held.refund)], now);
-    }
-    if held.pinned && held.below.is_none() {
-        table.undo(&held.rule.rule, held.key, &Receipts::default(), now, true);
     }
 }
 
@@ -328,13 +372,7 @@ unsafe extern "C-unwind" fn subtransaction_event(
     unsafe {
         pg_sys::submodules::panic::pgrx_extern_c_guard(|| match event {
             SubXactEvent::SUBXACT_EVENT_COMMIT_SUB => OPEN.with(|open| open.release(child, parent)),
-            SubXactEvent::SUBXACT_EVENT_ABORT_SUB => {
-                while let Some(held) = OPEN.with(|open| open.pop(Some(child))) {
-                    if let Some(header) = OPEN.with(|open| open.header) {
-                        abort(header, &held);
-                    }
-                }
-            }
+            SubXactEvent::SUBXACT_EVENT_ABORT_SUB => roll_back(child),
             _ => {}
         });
     }

@@ -1,5 +1,6 @@
 //! A limiter, checked and ready to decide.
 
+use std::hash::BuildHasher;
 use std::rc::Rc;
 
 use pgrx::pg_sys;
@@ -8,6 +9,7 @@ use ratelimit_core::{
     check_together, Algorithm, Anchor, KeyHasher, Micros, Period, RateSpec, Refill, Rule, Secret,
     SECOND,
 };
+use rustc_hash::FxBuildHasher;
 use smallvec::SmallVec;
 
 use super::scan::{Id, LimiterRow, RuleRow, Tables};
@@ -43,6 +45,8 @@ pub struct DefinedRule {
     pub rule: Rule,
     pub position: u32,
     pub stake: Stake,
+    /// Tells this definition of the rule from another, most of the time.
+    mark: u8,
     /// The limiter's.
     pub id: Id,
     /// The schema with its tables.
@@ -103,6 +107,7 @@ impl Definition {
                 rule,
                 position: 0,
                 stake: Stake::Keep,
+                mark: 0,
                 id: Id::default(),
                 schema: pg_sys::Oid::INVALID,
                 spec,
@@ -176,7 +181,16 @@ impl Definition {
     ) -> Request<'a> {
         let key = rule_key(key, rule.position);
         let durable = self.stake == Stake::Durable;
-        Request { rule: &rule.rule, key, tag: self.tag(), primary, cost, durable, pin: false }
+        Request {
+            rule: &rule.rule,
+            key,
+            tag: self.tag(),
+            primary,
+            cost,
+            durable,
+            pin: false,
+            mark: rule.mark,
+        }
     }
 
     /// For each rule, how much passes in how many seconds, rounded up: a bucket's burst in the time it takes to fill.
@@ -236,7 +250,8 @@ fn defined(
         anchor,
     };
     let rule = Rule::new(&spec, zone::calendar(&row.time_zone)?).map_err(wrong)?;
-    Ok(DefinedRule { rule, position: row.position.unsigned_abs(), stake, id, schema, spec })
+    let mark = FxBuildHasher.hash_one(format!("{spec:?} {}", row.time_zone)) as u8;
+    Ok(DefinedRule { rule, position: row.position.unsigned_abs(), stake, mark, id, schema, spec })
 }
 
 /// Refuses what the tables can say but this version cannot do.

@@ -60,10 +60,13 @@ impl<'a, S: State> Limit<'a, S> {
 
     /// Gives back what a charge took, as far as it still counts: what has come back by itself since then is not given twice. The
     /// state then holds at least as much as if the charge had never been made.
-    pub fn undo(&mut self, now: Now, receipt: &Receipt) {
-        if receipt.epoch == self.state.epoch() {
-            with_meter!(self.rule, meter => undo(meter, &mut self.state, now, receipt));
+    ///
+    /// Of several charges the earliest is to be undone first. The answer is for [`Receipts::moved_up`](crate::Receipts::moved_up).
+    pub fn undo(&mut self, now: Now, receipt: &Receipt) -> u32 {
+        if receipt.epoch != self.state.epoch() {
+            return 0;
         }
+        with_meter!(self.rule, meter => undo(meter, &mut self.state, now, receipt))
     }
 
     /// Gives the cost back, never above the capacity.
@@ -207,22 +210,18 @@ fn charge<M: Meter, S: State>(meter: &M, state: &mut S, now: Now, cost: u64) -> 
     }
     let mut view = meter.view(state, now);
     meter.charge(state, &mut view, now, cost);
+    let receipt = meter.receipt(state, &view, now, cost);
     settle(meter, state, view, now);
-    Some(receipt(meter, state, now, cost))
+    Some(Receipt { epoch: state.epoch(), ..receipt })
 }
 
-/// What to remember of a charge that was just made.
-#[inline(always)]
-fn receipt<M: Meter, S: State>(meter: &M, state: &S, now: Now, cost: u64) -> Receipt {
-    let view = meter.view(state, now);
-    Receipt { epoch: state.epoch(), ..meter.receipt(state, &view, now, cost) }
-}
-
-fn undo<M: Meter, S: State>(meter: &M, state: &mut S, now: Now, receipt: &Receipt) {
+fn undo<M: Meter, S: State>(meter: &M, state: &mut S, now: Now, receipt: &Receipt) -> u32 {
     let mut view = meter.view(state, now);
-    if meter.undo(state, &mut view, now, receipt) {
+    let undone = meter.undo(state, &mut view, now, receipt);
+    if undone.is_some() {
         settle(meter, state, view, now);
     }
+    undone.unwrap_or(0)
 }
 
 fn refund<M: Meter, S: State>(meter: &M, state: &mut S, now: Now, cost: u64) {

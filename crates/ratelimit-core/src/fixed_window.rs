@@ -115,13 +115,19 @@ impl Meter for FixedWindow {
         Receipt::new(now, cost, i128::from(view.start), 0, 0)
     }
 
-    fn undo<S: State>(&self, _: &mut S, view: &mut Count, _: Now, receipt: &Receipt) -> bool {
+    fn undo<S: State>(
+        &self,
+        _: &mut S,
+        view: &mut Count,
+        _: Now,
+        receipt: &Receipt,
+    ) -> Option<u32> {
         // What was taken in another window counts no more.
         let counts = i128::from(view.start) == receipt.position;
         if counts {
             view.count = view.count.saturating_sub(receipt.cost);
         }
-        counts
+        counts.then_some(0)
     }
 
     fn remaining<S: State>(&self, _: &S, view: &Count) -> u64 {

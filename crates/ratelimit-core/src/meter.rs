@@ -29,22 +29,23 @@ pub(crate) trait Meter {
     /// What to remember of a charge of `cost` that was just made, so that it can be undone.
     fn receipt<S: State>(&self, state: &S, view: &Self::View, now: Now, cost: u64) -> Receipt;
     /// Gives back what a charge took, as far as it still counts: never more than the state would hold less if the charge had not
-    /// been made. Says whether there was anything.
+    /// been made. Says by how many steps what was taken later has moved up; `None` if nothing counts any more.
     fn undo<S: State>(
         &self,
         state: &mut S,
         view: &mut Self::View,
         now: Now,
         receipt: &Receipt,
-    ) -> bool;
-    /// How much later the second of two charges may be, as a power of two in microseconds, for one receipt to stand for both;
-    /// `None`: only if they are of the same window or instant.
-    fn blur(&self) -> Option<u32> {
-        None
+    ) -> Option<u32>;
+    /// One receipt for both, where that makes no difference, or next to none.
+    fn merged(&self, one: &Receipt, other: &Receipt) -> Option<Receipt> {
+        (one.position == other.position)
+            .then(|| Receipt { cost: one.cost.saturating_add(other.cost), ..*one })
     }
-    /// The position of a receipt that also stands for a further charge of `cost`.
-    fn extended(&self, receipt: &Receipt, _cost: u64) -> i128 {
-        receipt.position
+    /// One receipt for both where there are too many, which rather counts too much and gives back too little. `None` if the
+    /// oldest of many do not matter any more.
+    fn squeezed(&self, _one: &Receipt, _other: &Receipt) -> Option<Receipt> {
+        None
     }
     /// The largest cost that fits.
     fn remaining<S: State>(&self, state: &S, view: &Self::View) -> u64;

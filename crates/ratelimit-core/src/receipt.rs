@@ -1,12 +1,11 @@
 //! What a transaction remembers of what it took, to give it back if it rolls back.
 
-use alloc::vec::Vec;
-
-use smallvec::{smallvec, SmallVec};
+use smallvec::SmallVec;
 
 use crate::meter::Meter;
 use crate::rule::{with_meter, Rule};
-use crate::time::{Micros, Now};
+use crate::time::Now;
+use crate::token_bucket::RETURNED;
 
 /// One charge, or several that need not be told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,8 +43,11 @@ impl Receipts {
     #[inline]
     pub fn add(&mut self, rule: &Rule, receipt: Receipt) {
         if let Some(last) = self.0.last_mut() {
-            if with_meter!(rule, meter => alike(meter, last, &receipt)) {
-                *last = with_meter!(rule, meter => merged(meter, last, &receipt));
+            let same = last.mark == receipt.mark && last.epoch == receipt.epoch;
+            if let Some(both) =
+                with_meter!(rule, meter => meter.merged(last, &receipt)).filter(|_| same)
+            {
+                *last = both;
                 return;
             }
         }
@@ -64,22 +66,24 @@ impl Receipts {
 
     #[cold]
     fn compact(&mut self, rule: &Rule) {
-        let mergeable = with_meter!(rule, meter => meter.blur().is_some());
-        let kept: Vec<Receipt> = if mergeable {
-            let pair = |pair: &[Receipt]| -> SmallVec<[Receipt; 2]> {
-                match pair {
-                    [one, other] if one.mark == other.mark && one.epoch == other.epoch => {
-                        smallvec![with_meter!(rule, meter => merged(meter, one, other))]
+        let mut kept = SmallVec::new();
+        for pair in self.0.chunks(2) {
+            match pair {
+                [one, other] if one.mark == other.mark && one.epoch == other.epoch => {
+                    match with_meter!(rule, meter => meter.squeezed(one, other)) {
+                        Some(both) => kept.push(both),
+                        None => break,
                     }
-                    _ => pair.into(),
                 }
-            };
-            self.0.chunks(2).flat_map(pair).collect()
-        } else {
+                _ => kept.extend_from_slice(pair),
+            }
+        }
+        if kept.is_empty() {
             // Windows that ended long ago, or times that no log has room for.
-            self.0.iter().skip(self.0.len() - MANY).copied().collect()
-        };
-        self.0 = kept.into();
+            self.0.drain(..self.0.len() - MANY);
+        } else {
+            self.0 = kept;
+        }
     }
 
     /// Removes up to `cost` of what was taken last, and returns it.
@@ -97,6 +101,15 @@ impl Receipts {
         taken
     }
 
+    /// Something that was taken later has been undone: so many steps, as [`Limit::undo`](crate::Limit::undo) says, did not move
+    /// up what is remembered here; but the last receipt counts them if a part of it was undone.
+    pub fn moved_up(&mut self, steps: u32, part_of_last: bool) {
+        let whole = self.0.len() - usize::from(part_of_last && !self.0.is_empty());
+        for receipt in self.0.iter_mut().take(whole) {
+            receipt.returned = receipt.returned.wrapping_add(steps) & RETURNED as u32;
+        }
+    }
+
     /// Whether nothing is left of what was taken.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -105,30 +118,5 @@ impl Receipts {
     /// The receipts, oldest first.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Receipt> {
         self.0.iter()
-    }
-}
-
-/// Whether one receipt can stand for both.
-#[inline(always)]
-fn alike<M: Meter>(meter: &M, one: &Receipt, other: &Receipt) -> bool {
-    if one.mark != other.mark || one.epoch != other.epoch {
-        return false;
-    }
-    match meter.blur() {
-        Some(power) => same_slot(one.at.steady, other.at.steady, power),
-        None => one.position == other.position,
-    }
-}
-
-fn same_slot(one: Micros, other: Micros, power: u32) -> bool {
-    (one ^ other) >> power == 0
-}
-
-fn merged<M: Meter>(meter: &M, one: &Receipt, other: &Receipt) -> Receipt {
-    Receipt {
-        at: other.at,
-        cost: one.cost.saturating_add(other.cost),
-        position: meter.extended(one, other.cost),
-        ..*one
     }
 }

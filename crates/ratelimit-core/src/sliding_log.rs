@@ -24,6 +24,8 @@ pub(crate) struct Ring {
     size: usize,
     /// A time up to this has expired.
     horizon: Micros,
+    /// How much of the last charge took places that were free: the rest pushed out times of others.
+    fitted: usize,
 }
 
 impl Ring {
@@ -74,7 +76,7 @@ impl SlidingLog {
 
     /// Takes over a ring of another size, as a changed quota leaves it: the newest times stay.
     fn resize<S: State>(&self, state: &mut S, old: Ring) -> Ring {
-        let new = Ring { head: 0, size: self.places(), horizon: old.horizon };
+        let new = Ring { head: 0, size: self.places(), ..old };
         let mut newest = [0u64; MAX_LOG as usize];
         let kept = old.size.min(new.size);
         for (n, word) in newest.iter_mut().take(kept).enumerate() {
@@ -122,7 +124,7 @@ impl Meter for SlidingLog {
         let horizon = now.steady.saturating_sub(self.period);
         // An untouched key has a ring of the right size with nothing in it.
         let size = if size == 0 { self.places() } else { size };
-        Ring { head, size, horizon }
+        Ring { head, size, horizon, fitted: 0 }
     }
 
     fn is_ahead<S: State>(&self, state: &S, now: Now) -> bool {
@@ -152,6 +154,8 @@ impl Meter for SlidingLog {
         }
         // More than the whole ring cannot be remembered: it is then as full as it gets.
         let cost = usize::try_from(cost).unwrap_or(view.size).min(view.size);
+        let fits = cost > 0 && view.time(state, cost - 1) <= view.horizon;
+        view.fitted = if fits { cost } else { view.expired(state).min(cost) };
         for n in 0..cost {
             state.set_time(view.place(n), log_word(now.steady));
         }
@@ -171,15 +175,29 @@ impl Meter for SlidingLog {
         }
     }
 
-    fn receipt<S: State>(&self, _: &S, _: &Ring, now: Now, cost: u64) -> Receipt {
-        Receipt::new(now, cost, i128::from(now.steady), 0, 0)
+    fn receipt<S: State>(&self, _: &S, view: &Ring, now: Now, cost: u64) -> Receipt {
+        Receipt::new(now, cost, i128::from(now.steady), view.fitted as u32, 0)
     }
 
-    fn undo<S: State>(&self, state: &mut S, view: &mut Ring, _: Now, receipt: &Receipt) -> bool {
+    fn merged(&self, one: &Receipt, other: &Receipt) -> Option<Receipt> {
+        (one.at.steady == other.at.steady).then(|| Receipt {
+            cost: one.cost.saturating_add(other.cost),
+            returned: one.returned.saturating_add(other.returned),
+            ..*one
+        })
+    }
+
+    fn undo<S: State>(
+        &self,
+        state: &mut S,
+        view: &mut Ring,
+        _: Now,
+        receipt: &Receipt,
+    ) -> Option<u32> {
         if view.size != self.places() {
-            return false;
+            return None;
         }
-        let taken = receipt.at.steady;
+        let (taken, cost) = (receipt.at.steady, receipt.cost.min(u64::from(receipt.returned)));
         let expired = view.expired(state);
         // Usually the newest.
         let mut end = view.size;
@@ -188,20 +206,20 @@ impl Meter for SlidingLog {
         }
         let mut start = end;
         while start > expired
-            && (end - start) as u64 != receipt.cost
+            && (end - start) as u64 != cost
             && view.time(state, start - 1) == taken
         {
             start -= 1;
         }
-        // What is older moves up: its new places are kept for longer than it needs.
+        // What is older moves up, expired or not, for another definition may see that otherwise: its new places are kept for longer than it needs.
         let gone = end - start;
-        for n in (expired..start).rev() {
+        for n in (0..start).rev() {
             state.set_time(view.place(n + gone), state.time(view.place(n)));
         }
-        for n in expired..expired + gone {
+        for n in 0..gone {
             state.set_time(view.place(n), 0);
         }
-        gone > 0
+        (gone > 0).then_some(0)
     }
 
     fn remaining<S: State>(&self, state: &S, view: &Ring) -> u64 {

@@ -102,16 +102,22 @@ impl Meter for SlidingWindow {
         Receipt::new(now, cost, i128::from(view.start), 0, 0)
     }
 
-    fn undo<S: State>(&self, _: &mut S, view: &mut Counts, _: Now, receipt: &Receipt) -> bool {
+    fn undo<S: State>(
+        &self,
+        _: &mut S,
+        view: &mut Counts,
+        _: Now,
+        receipt: &Receipt,
+    ) -> Option<u32> {
         let (current, taken) = (i128::from(view.start), receipt.position);
         if taken == current {
             view.current = view.current.saturating_sub(receipt.cost);
         } else if taken == current - i128::from(self.period) {
             view.previous = view.previous.saturating_sub(receipt.cost);
         } else {
-            return false;
+            return None;
         }
-        true
+        Some(0)
     }
 
     fn remaining<S: State>(&self, _: &S, view: &Counts) -> u64 {

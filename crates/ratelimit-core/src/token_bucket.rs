@@ -25,14 +25,14 @@ pub struct TokenBucket {
     mark: u64,
     /// In such steps the bucket counts, in ticks, what is given back.
     step: u64,
-    /// See [`Meter::blur`].
+    /// What is taken within so much time need not be told apart: a power of two of microseconds.
     blur: u32,
 }
 
 /// How many steps the whole bucket is counted in, as a power of two.
 const STEPS: u32 = 16;
 /// Steps are counted up to this, and then from 0 on.
-const RETURNED: u64 = (1 << 22) - 1;
+pub(crate) const RETURNED: u64 = (1 << 22) - 1;
 /// Where an arrival time's higher word has the count.
 const RETURNED_SHIFT: u32 = 42;
 
@@ -51,13 +51,14 @@ fn unpack(low: u64, high: u64) -> (i128, u64) {
     (i128::from(signed) << 64 | i128::from(low), high >> RETURNED_SHIFT)
 }
 
-/// Adds to a count of steps. When it begins anew, older receipts could be misread: they are made worthless.
-fn add_steps<S: State>(state: &mut S, returned: u64, steps: u128) -> u64 {
-    let sum = u128::from(returned) + steps;
+/// Adds to a count of steps, and says how many. When it begins anew, older receipts could be misread: they are made worthless.
+fn add_steps<S: State>(state: &mut S, returned: &mut u64, steps: u128) -> u32 {
+    let sum = u128::from(*returned) + steps;
     if sum > u128::from(RETURNED) {
         state.void_receipts();
     }
-    sum as u64 & RETURNED
+    *returned = sum as u64 & RETURNED;
+    (steps as u64 & RETURNED) as u32
 }
 
 /// How many steps were given back since a receipt was written.
@@ -103,11 +104,11 @@ impl TokenBucket {
     }
 
     /// Empties the bucket less, and counts it.
-    fn give_back<S: State>(&self, state: &mut S, view: &mut Level, ticks: i128) {
+    fn give_back<S: State>(&self, state: &mut S, view: &mut Level, ticks: i128) -> u32 {
         let ticks = ticks.min(view.used);
         view.used -= ticks;
         let steps = ticks.cast_unsigned().div_ceil(u128::from(self.step));
-        view.returned = add_steps(state, view.returned, steps);
+        add_steps(state, &mut view.returned, steps)
     }
 
     #[inline(always)]
@@ -186,22 +187,36 @@ impl Meter for TokenBucket {
         Receipt::new(now, cost, position, view.returned as u32, (self.mark >> 32) as u32)
     }
 
-    fn undo<S: State>(&self, state: &mut S, view: &mut Level, _: Now, receipt: &Receipt) -> bool {
+    fn undo<S: State>(
+        &self,
+        state: &mut S,
+        view: &mut Level,
+        _: Now,
+        receipt: &Receipt,
+    ) -> Option<u32> {
         if state.words()[2] != self.mark || receipt.mark != (self.mark >> 32) as u32 {
-            return false;
+            return None;
         }
         let moved = steps_since(view.returned, receipt) * i128::from(self.step);
         let left = receipt.position.saturating_sub(moved).saturating_sub(view.now);
-        self.give_back(state, view, left.clamp(0, self.cost(receipt.cost)));
-        true
+        Some(self.give_back(state, view, left.clamp(0, self.cost(receipt.cost))))
     }
 
-    fn blur(&self) -> Option<u32> {
-        Some(self.blur)
+    #[inline(always)]
+    fn merged(&self, one: &Receipt, other: &Receipt) -> Option<Receipt> {
+        let together = (one.at.steady ^ other.at.steady) >> self.blur == 0;
+        if together {
+            self.squeezed(one, other)
+        } else {
+            None
+        }
     }
 
-    fn extended(&self, receipt: &Receipt, cost: u64) -> i128 {
-        receipt.position.saturating_add(self.cost(cost))
+    #[inline(always)]
+    fn squeezed(&self, one: &Receipt, other: &Receipt) -> Option<Receipt> {
+        let position = one.position.saturating_add(self.cost(other.cost));
+        let cost = one.cost.saturating_add(other.cost);
+        Some(Receipt { at: other.at, cost, position, ..*one })
     }
 
     fn remaining<S: State>(&self, _: &S, view: &Level) -> u64 {
@@ -252,25 +267,20 @@ pub struct IntervalBucket {
     mark: u64,
     /// In steps of so many tokens.
     step: u64,
-    /// See [`Meter::blur`].
-    blur: u32,
 }
 
 impl IntervalBucket {
     /// `quota` tokens come back at the end of every `period`, counted from the take that left the bucket no longer full.
     pub(crate) fn new(quota: u64, period: Micros, burst: u64) -> Self {
         let mark = mark_of([quota, burst, period.unsigned_abs()]);
-        let fills = u128::from(burst.div_ceil(quota.max(1))) * u128::from(period.unsigned_abs());
-        let step = (burst >> STEPS).max(1);
-        IntervalBucket { quota, burst, period, mark, step, blur: blur(fills) }
+        IntervalBucket { quota, burst, period, mark, step: (burst >> STEPS).max(1) }
     }
 
     /// Empties the bucket less, and counts it.
-    fn give_back<S: State>(&self, state: &mut S, view: &mut Missing, tokens: u64) {
+    fn give_back<S: State>(&self, state: &mut S, view: &mut Missing, tokens: u64) -> u32 {
         let tokens = tokens.min(view.used);
         view.used -= tokens;
-        let steps = u128::from(tokens.div_ceil(self.step));
-        view.returned = add_steps(state, view.returned, steps);
+        add_steps(state, &mut view.returned, u128::from(tokens.div_ceil(self.step)))
     }
 
     /// The wait for `tokens` to come back.
@@ -354,9 +364,9 @@ impl Meter for IntervalBucket {
         view: &mut Missing,
         now: Now,
         receipt: &Receipt,
-    ) -> bool {
+    ) -> Option<u32> {
         if state.words()[2] & !TICKS != self.mark || receipt.mark != (self.mark >> 32) as u32 {
-            return false;
+            return None;
         }
         let (since, used) = ((receipt.position >> 64) as Micros, receipt.position as u64);
         let periods = now.steady.saturating_sub(since).max(0) / self.period;
@@ -364,16 +374,23 @@ impl Meter for IntervalBucket {
         let moved = steps_since(view.returned, receipt) * i128::from(self.step);
         let left = i128::from(used) - served - moved;
         let left = left.clamp(0, i128::from(receipt.cost));
-        self.give_back(state, view, u64::try_from(left).unwrap_or(0));
-        true
+        Some(self.give_back(state, view, u64::try_from(left).unwrap_or(0)))
     }
 
-    fn blur(&self) -> Option<u32> {
-        Some(self.blur)
+    fn merged(&self, one: &Receipt, other: &Receipt) -> Option<Receipt> {
+        // Of one period: then the time of the first keeps its end where it is.
+        let together = one.position >> 64 == other.position >> 64;
+        if together {
+            self.squeezed(one, other).map(|both| Receipt { at: one.at, ..both })
+        } else {
+            None
+        }
     }
 
-    fn extended(&self, receipt: &Receipt, cost: u64) -> i128 {
-        receipt.position.saturating_add(i128::from(cost))
+    fn squeezed(&self, one: &Receipt, other: &Receipt) -> Option<Receipt> {
+        let position = one.position.saturating_add(i128::from(other.cost));
+        let cost = one.cost.saturating_add(other.cost);
+        Some(Receipt { at: other.at, cost, position, ..*one })
     }
 
     fn remaining<S: State>(&self, _: &S, view: &Missing) -> u64 {

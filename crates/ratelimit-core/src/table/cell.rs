@@ -24,6 +24,8 @@ const EPOCH_SHIFT: u32 = 8;
 /// Of a log's further cells: to which log of its key they belong. Of a first cell: how many open transactions hold it.
 const HIGH_SHIFT: u32 = 16;
 const LOW: u32 = 0xffff;
+/// What a cell remembers of a limiter's tag.
+pub(super) const TAG: u32 = 0xff_ffff;
 
 /// A cell, all zero when it was never used. Everything but `control` is written only under its lock; the key is also read
 /// without it, to find the cell, and read again with it.
@@ -33,7 +35,7 @@ pub struct Cell {
     key: [AtomicU64; 2],
     /// The lock, whether it is primary, what the words mean, and the mark of a log's further cell.
     control: AtomicU32,
-    /// Of which limiter.
+    /// Of which limiter, and above it, of which definition of it.
     tag: AtomicU32,
     /// From when on the key is as good as new, and the cell free for another.
     fresh: AtomicI64,
@@ -116,7 +118,16 @@ impl Locked<'_> {
     }
 
     pub(super) fn tag(&self) -> u32 {
-        self.cell.tag.load(Ordering::Relaxed)
+        self.cell.tag.load(Ordering::Relaxed) & TAG
+    }
+
+    /// Of which definition the last receipts are.
+    pub(super) fn rule_mark(&self) -> u8 {
+        (self.cell.tag.load(Ordering::Relaxed) >> TAG.count_ones()) as u8
+    }
+
+    pub(super) fn set_rule_mark(&self, mark: u8) {
+        self.cell.tag.store(self.tag() | u32::from(mark) << TAG.count_ones(), Ordering::Relaxed);
     }
 
     pub(super) fn primary(&self) -> bool {
@@ -281,6 +292,6 @@ impl Locked<'_> {
         self.control = if primary { PRIMARY } else { 0 };
         self.cell.key[0].store(key[0], Ordering::Relaxed);
         self.cell.key[1].store(key[1], Ordering::Relaxed);
-        self.cell.tag.store(tag, Ordering::Relaxed);
+        self.cell.tag.store(tag & TAG, Ordering::Relaxed);
     }
 }

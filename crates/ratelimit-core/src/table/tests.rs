@@ -66,7 +66,7 @@ pub(super) fn rule(rate: &str, algorithm: Algorithm) -> Rule {
 }
 
 pub(super) fn request(rule: &Rule, n: u64, cost: u64) -> Request<'_> {
-    Request { rule, key: key(n), tag: 7, primary: true, cost, durable: false, pin: false }
+    Request { rule, key: key(n), tag: 7, primary: true, cost, durable: false, pin: false, mark: 0 }
 }
 
 pub(super) fn take(table: &Table<'_, &Threads>, rule: &Rule, n: u64, now: Now) -> bool {

@@ -28,6 +28,8 @@ pub struct Request<'a> {
     pub durable: bool,
     /// Whether the caller is going to hold the key's cell, from a charge on until [`Table::undo`] lets it go.
     pub pin: bool,
+    /// Tells this definition from another, most of the time.
+    pub mark: u8,
 }
 
 impl Request<'_> {
@@ -95,6 +97,7 @@ impl<'t, H: Host> Table<'t, H> {
             let decision = self.decide(&[*request], now, Operation::Take, Some(&mut taken))?;
             return Ok((decision.allowed, taken.first().copied().flatten()));
         }
+        state.follow(request.mark);
         let mut limit = Limit::new(rule, &mut state, cost);
         let now = if limit.is_ahead(now) { self.host.now() } else { now };
         let taken = limit.try_take_with_receipt(now);
@@ -170,6 +173,11 @@ impl<'t, H: Host> Table<'t, H> {
             let now = if ahead { self.host.now() } else { now };
             match missing(requests, &mut limits, now, mode) {
                 Missing::Nothing => {
+                    if taken.is_some() {
+                        for (request, limit) in requests.iter().zip(&mut limits) {
+                            limit.state().follow(request.mark);
+                        }
+                    }
                     let answer = action(&mut limits, now);
                     if let Some(taken) = taken {
                         hold(requests, &mut limits, taken);

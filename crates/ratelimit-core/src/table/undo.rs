@@ -22,6 +22,14 @@ impl<H: Host> KeyState<'_, '_, H> {
         }
     }
 
+    /// Receipts of another definition are worth nothing once something is taken under this one.
+    pub(super) fn follow(&mut self, mark: u8) {
+        if let Some(cell) = self.cell().filter(|cell| cell.rule_mark() != mark) {
+            cell.void();
+            cell.set_rule_mark(mark);
+        }
+    }
+
     /// Whether no further transaction can hold the cell.
     pub(super) fn is_crowded(&mut self) -> bool {
         self.cell().is_some_and(|cell| cell.pins() == u16::MAX)
@@ -43,21 +51,23 @@ impl<H: Host> Table<'_, H> {
         Ok(())
     }
 
-    /// Gives back what was taken of a key under a rule, the latest first, and lets the cell go if `unpin`. Cannot fail: a
-    /// cell that is pinned is there.
-    pub fn undo(&self, rule: &Rule, key: Key, taken: &Receipts, now: Now, unpin: bool) {
+    /// Gives back what was taken of a key, and lets the cell go if `unpin`. Cannot fail: a cell that is pinned is there. The rule is
+    /// the one under which it was taken; the answer is for [`Receipts::moved_up`].
+    pub fn undo(&self, rule: &Rule, key: Key, taken: &Receipts, now: Now, unpin: bool) -> u32 {
+        let mut steps: u32 = 0;
         let mut state = KeyState::new(self, key, rule, now);
         state.lock();
         // Another algorithm has begun afresh: there is nothing to give back to.
         if state.is_current() && !taken.is_empty() {
             let mut limit = Limit::new(rule, &mut state, 0);
             let now = if limit.is_ahead(now) { self.host.now() } else { now };
-            for receipt in taken.iter().rev() {
-                limit.undo(now, receipt);
+            for receipt in taken.iter() {
+                steps = steps.wrapping_add(limit.undo(now, receipt));
             }
         }
         if unpin {
             state.unpin();
         }
+        steps
     }
 }
