@@ -71,6 +71,8 @@ fn take(table: &Table<'_, &Threads>, rule: &Rule, n: u64, now: Now) -> bool {
     table.try_take(&request(rule, n, 1), now).unwrap()
 }
 
+mod sweep;
+
 const START: Now = Now::at(1_700_000_000_000_000);
 
 #[test]
@@ -276,6 +278,9 @@ proptest! {
         let mut now = START;
         for (n, cost, wait, action) in steps {
             now = now.plus(wait);
+            if action == 5 {
+                table.sweep(now.steady);
+            }
             let requests = [request(&rule, n, cost)];
             let state = model.entry(n).or_default();
             let mut expected = [Limit::new(&rule, state, cost)];
