@@ -3,9 +3,12 @@
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 use pgrx::pg_sys;
 use ratelimit_core::table::OnFull;
+use ratelimit_core::{Micros, MILLISECOND};
 
 static MAX_KEYS: GucSetting<i32> = GucSetting::<i32>::new(131_072);
 static PARTITIONS: GucSetting<i32> = GucSetting::<i32>::new(16);
+static PURGE_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(10_000);
+static PURGE_BATCH_SIZE: GucSetting<i32> = GucSetting::<i32>::new(1_000);
 static ENABLED: GucSetting<bool> = GucSetting::<bool>::new(true);
 static ON_FULL: GucSetting<WhenFull> = GucSetting::<WhenFull>::new(WhenFull::Evict);
 
@@ -36,6 +39,26 @@ pub fn define() {
         c"A key that is being denied is never evicted.",
         &ON_FULL,
         GucContext::Suset,
+        flags,
+    );
+    GucRegistry::define_int_guc(
+        c"ratelimit.purge_interval",
+        c"Sets the time between two rounds in which expired state is removed.",
+        c"0 turns them off. Else it is at least 100 ms.",
+        &PURGE_INTERVAL,
+        0,
+        i32::MAX,
+        GucContext::Sighup,
+        flags | GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_int_guc(
+        c"ratelimit.purge_batch_size",
+        c"Sets how many rows are removed in one transaction.",
+        c"Smaller ones hold locks for a shorter time.",
+        &PURGE_BATCH_SIZE,
+        1,
+        1_000_000,
+        GucContext::Sighup,
         flags,
     );
     if !preloading() {
@@ -79,6 +102,20 @@ pub fn max_keys() -> usize {
 /// `ratelimit.partitions`
 pub fn partitions() -> usize {
     PARTITIONS.get().try_into().unwrap_or(1)
+}
+
+/// `ratelimit.purge_interval`, if there are to be rounds.
+pub fn purge_interval() -> Option<Micros> {
+    const SHORTEST: Micros = 100 * MILLISECOND;
+    match Micros::from(PURGE_INTERVAL.get()) {
+        0 => None,
+        milliseconds => Some((milliseconds * MILLISECOND).max(SHORTEST)),
+    }
+}
+
+/// `ratelimit.purge_batch_size`
+pub fn purge_batch_size() -> usize {
+    PURGE_BATCH_SIZE.get().try_into().unwrap_or(1)
 }
 
 /// `ratelimit.enabled`

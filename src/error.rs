@@ -43,6 +43,10 @@ impl Error {
         self
     }
 
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
     pub fn null(what: &str) -> Self {
         Error::new(NULL_NOT_ALLOWED, format!("{what} must not be null"))
     }
@@ -75,6 +79,14 @@ impl Error {
         Error::new(NOT_IN_PREREQUISITE_STATE, "ratelimit is not loaded in shared memory")
             .detail("Limits with storage \"memory\" count in shared memory, which a library gets when the server starts.")
             .hint("Add ratelimit to shared_preload_libraries and restart the server.")
+    }
+
+    pub fn foreign_table(name: &str) -> Self {
+        Error::new(
+            NOT_IN_PREREQUISITE_STATE,
+            format!("table \"{name}\" is not the one that ratelimit created"),
+        )
+        .hint("It must belong to the extension, and to the extension's owner.")
     }
 
     pub fn parallel_worker() -> Self {

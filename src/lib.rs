@@ -11,11 +11,13 @@ mod config;
 mod datum;
 mod error;
 mod function;
+mod house;
 mod interval;
 mod memory;
 mod schema;
 mod shmem;
 mod trigger;
+mod worker;
 mod zone;
 
 ::pgrx::pg_module_magic!(name, version);
@@ -26,4 +28,5 @@ pub extern "C-unwind" fn _PG_init() {
     config::define();
     shmem::install();
     catalog::install();
+    worker::install();
 }

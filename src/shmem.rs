@@ -14,6 +14,7 @@ use ratelimit_core::{Now, Secret};
 
 use crate::clock::Clock;
 use crate::config;
+use crate::worker::{Board, News};
 
 /// What all processes know. Zero until [`startup`] has run.
 #[repr(C, align(64))]
@@ -25,6 +26,7 @@ pub struct Header {
     /// Counts committed changes to definitions.
     pub definitions: AtomicU64,
     evictions: Apart<AtomicU64>,
+    pub board: Board,
 }
 
 /// On a cache line of its own: what is written often must not slow down what is read often.
@@ -65,6 +67,18 @@ impl Header {
         let mut table = Table::new(cells, self.shape, &self.evictions.0, server);
         table.set_on_full(config::on_full());
         table
+    }
+
+    /// Runs `f` on the news of house-keeping, under a lock: `f` must not raise, allocate or wait.
+    pub fn news<R>(&self, f: impl FnOnce(&mut News) -> R) -> R {
+        // SAFETY: the lock after those of the partitions, which this process does not hold; nobody reaches the news without it.
+        unsafe {
+            let lock = &raw mut (*LOCKS.load(Ordering::Relaxed).add(self.shape.partitions)).lock;
+            LWLockAcquire(lock, pg_sys::LWLockMode::LW_EXCLUSIVE);
+            let answer = f(&mut *self.board.news());
+            LWLockRelease(lock);
+            answer
+        }
     }
 
     /// How many keys were pushed out to make room.
@@ -132,10 +146,15 @@ pub fn install() {
 static mut PREVIOUS_REQUEST: pg_sys::shmem_request_hook_type = None;
 static mut PREVIOUS_STARTUP: pg_sys::shmem_startup_hook_type = None;
 
+/// One for each partition, and one for the news.
+fn locks(shape: Shape) -> usize {
+    shape.partitions + 1
+}
+
 /// The header and the locks are paid for by a few cells less: 128 bytes a key are meant to be all.
 fn shape() -> Shape {
     let shape = Shape::new(config::max_keys(), config::partitions());
-    let others = size_of::<Header>() + shape.partitions * size_of::<pg_sys::LWLockPadded>();
+    let others = size_of::<Header>() + locks(shape) * size_of::<pg_sys::LWLockPadded>();
     let spent = others.div_ceil(size_of::<Cell>()).div_ceil(shape.partitions);
     Shape { partition_size: shape.partition_size - spent, ..shape }
 }
@@ -152,7 +171,7 @@ unsafe extern "C-unwind" fn request() {
         let size = size_of::<Header>() + shape.cells() * size_of::<Cell>();
         SIZE.store(size, Ordering::Relaxed);
         pg_sys::RequestAddinShmemSpace(size);
-        pg_sys::RequestNamedLWLockTranche(TRANCHE.as_ptr(), shape.partitions as i32);
+        pg_sys::RequestNamedLWLockTranche(TRANCHE.as_ptr(), locks(shape) as i32);
     }
 }
 

@@ -5,6 +5,7 @@ use pgrx::pg_sys::Datum;
 use crate::config;
 use crate::datum;
 use crate::function::pg_function;
+use crate::house;
 use crate::memory::Memory;
 use crate::shmem;
 
@@ -35,16 +36,28 @@ pg_function! {
     fn _rl_info(call) {
         let version = Some(datum::text(env!("CARGO_PKG_VERSION").as_bytes()));
         let Some(header) = shmem::header() else {
-            return Ok(datum::row(call, &[Some(Datum::from(false)), None, None, None, version]));
+            return Ok(datum::row(call, &[Some(Datum::from(false)), None, None, None, None, None, None, version]));
         };
+        let news = header.news(|news| *news);
+        let purged = news.last_purge != 0;
         let keys = header.table().keys(header.clock.now().steady);
         Ok(datum::row(call, &[
             Some(Datum::from(true)),
             datum::count(keys),
             datum::count(config::max_keys() as u64),
             datum::count(header.evictions()),
+            purged.then(|| Datum::from(news.last_purge)),
+            datum::count(news.last_rows).filter(|_| purged),
+            news.error().map(|error| datum::foreign_text(&error)),
             version,
         ]))
+    }
+}
+
+pg_function! {
+    /// Removes what has expired: all of it, now, in this transaction; says how many rows that were.
+    fn rl_purge(_call) {
+        Ok(datum::count(house::purge()?).unwrap_or(Datum::null()))
     }
 }
 

@@ -15,6 +15,7 @@ mod rollback;
 mod settings;
 mod standby;
 mod unloaded;
+mod worker;
 
 use anyhow::Result;
 
@@ -41,6 +42,7 @@ pub fn tests() -> Vec<FileTest> {
         settings::TESTS,
         standby::TESTS,
         unloaded::TESTS,
+        worker::TESTS,
     ];
     let named = lists
         .concat()

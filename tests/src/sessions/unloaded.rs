@@ -60,6 +60,7 @@ fn calls_say_what_to_do(server: &Server) -> Result<()> {
     ensure!(session.pid()? == pid, "the connection did not survive");
 
     ensure!(!session.ask::<bool>("SELECT preloaded FROM rl_info()")?);
+    ensure!(session.ask::<i64>("SELECT rl_purge()")? == 0);
     let simulated = "SELECT count(*) FROM rl_simulate('1/s', ARRAY[now(), now()]) WHERE allowed";
     ensure!(session.ask::<i64>(simulated)? == 1);
     session
