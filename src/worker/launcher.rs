@@ -4,12 +4,15 @@ use std::collections::HashSet;
 use std::ffi::c_int;
 
 use pgrx::pg_sys::{self, Datum, Oid};
-use ratelimit_core::{Micros, HOUR};
+use ratelimit_core::{Micros, HOUR, MILLISECOND};
 
-use super::round::{Next, Round};
+use super::round::{Next, Outcome, Round};
 use super::{databases, handle_signals, show};
 use crate::shmem::{self, Header};
 use crate::{config, house};
+
+/// The next round begins after so long if this one did not remove everything. Who waits for a database to be left looks each 100 ms.
+const BREAK: Micros = 250 * MILLISECOND;
 
 /// Workers go where sessions have used the extension, and after so long everywhere.
 const EVERYWHERE: Micros = HOUR;
@@ -45,7 +48,7 @@ impl Launcher {
         let now = header.clock.read().steady;
         Launcher {
             header,
-            purge: Timer { interval: config::purge_interval, last: now },
+            purge: Timer { interval: config::purge_interval, last: now, soon: false },
             round: None,
             known: HashSet::new(),
             everywhere: None,
@@ -86,16 +89,17 @@ impl Launcher {
         };
         match self.round.as_mut()?.advance(&self.header.board, now, found) {
             Next::At(moment) => Some(moment),
-            Next::Over { rows, started } => {
+            Next::Over(outcome) => {
                 self.round = None;
                 self.purge.last = self.now();
-                self.finish(rows, started);
+                self.purge.soon = outcome.more;
+                self.report(outcome);
                 None
             }
         }
     }
 
-    fn finish(&mut self, rows: u64, started: Option<bool>) {
+    fn report(&mut self, Outcome { rows, started, .. }: Outcome) {
         if started == Some(false) && !self.complained {
             pgrx::log!(
                 "ratelimit could not start a worker to remove expired state; consider increasing max_worker_processes"
@@ -130,11 +134,14 @@ struct Timer {
     /// How long after the last time; `None` is never.
     interval: fn() -> Option<Micros>,
     last: Micros,
+    /// Or sooner, as it was not done.
+    soon: bool,
 }
 
 impl Timer {
     fn due(&self) -> Option<Micros> {
-        (self.interval)().map(|interval| self.last.saturating_add(interval))
+        let longest = if self.soon { BREAK } else { Micros::MAX };
+        (self.interval)().map(|interval| self.last.saturating_add(interval.min(longest)))
     }
 
     fn is_due(&self, now: Micros) -> bool {

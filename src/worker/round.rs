@@ -4,24 +4,31 @@ use std::collections::VecDeque;
 
 use pgrx::bgworkers::BgWorkerStartTime;
 use pgrx::pg_sys::{self, Datum, Oid};
-use ratelimit_core::{Micros, MILLISECOND, SECOND};
+use ratelimit_core::{Micros, SECOND};
 
 use super::board::{Board, Progress};
 use super::{builder, databases};
 
-/// A worker that has not done all comes back after so long. Who waits for the database to be left looks each 100 ms.
-const BREAK: Micros = 250 * MILLISECOND;
 /// When to look for a worker's end, should nobody say that it has ended.
 const LOOK: Micros = SECOND;
 
 /// What is left to do of a round.
 pub struct Round {
-    /// Where to go, and not before when.
-    queue: VecDeque<(Oid, Micros)>,
+    /// Where to go.
+    queue: VecDeque<Oid>,
     running: Option<(Oid, Worker)>,
-    rows: u64,
+    outcome: Outcome,
+}
+
+/// What came of a round.
+#[derive(Clone, Copy, Default)]
+pub struct Outcome {
+    /// How many rows were removed.
+    pub rows: u64,
+    /// Whether a worker left before it was done.
+    pub more: bool,
     /// Whether the last worker could be started, if there was to be one.
-    started: Option<bool>,
+    pub started: Option<bool>,
 }
 
 /// How a round goes on.
@@ -29,18 +36,12 @@ pub enum Next {
     /// Not before this moment, or a signal.
     At(Micros),
     /// It is over.
-    Over {
-        /// How many rows were removed.
-        rows: u64,
-        /// Whether the last worker could be started, if there was to be one.
-        started: Option<bool>,
-    },
+    Over(Outcome),
 }
 
 impl Round {
     pub fn new(databases: Vec<Oid>) -> Self {
-        let queue = databases.into_iter().map(|database| (database, Micros::MIN)).collect();
-        Round { queue, running: None, rows: 0, started: None }
+        Round { queue: databases.into(), running: None, outcome: Outcome::default() }
     }
 
     /// Does what can be done now. `found` is told of each database whether it has the extension.
@@ -56,33 +57,27 @@ impl Round {
                 return Next::At(now.saturating_add(LOOK));
             }
             let (progress, rows) = board.report();
-            self.rows += rows;
+            self.outcome.rows += rows;
+            self.outcome.more |= progress == Progress::More;
             if progress != Progress::None {
                 found(database, progress != Progress::Absent);
             }
-            if progress == Progress::More {
-                self.queue.push_back((database, now.saturating_add(BREAK)));
-            }
         }
-        while let Some(&(database, at)) = self.queue.front() {
-            if at > now {
-                return Next::At(at);
-            }
-            self.queue.pop_front();
+        while let Some(database) = self.queue.pop_front() {
             if !databases::is_free(database) {
                 continue;
             }
             board.begin();
             let Some(worker) = Worker::start(database) else {
-                self.started = Some(false);
+                self.outcome.started = Some(false);
                 self.queue.clear();
                 break;
             };
-            self.started = Some(true);
+            self.outcome.started = Some(true);
             self.running = Some((database, worker));
             return Next::At(now.saturating_add(LOOK));
         }
-        Next::Over { rows: self.rows, started: self.started }
+        Next::Over(self.outcome)
     }
 }
 

@@ -124,14 +124,13 @@ fn visit(header: &'static Header, database: Oid) -> Result<()> {
         // Who is dropping the extension is not to wait for us. There will be another round.
         let Some(rows) = rows else { return Ok(()) };
         board.add_rows(rows);
+        header.news(|news| news.succeed(database));
         if rows < batch {
-            break;
+            return Ok(());
         }
         if start.elapsed() > LONGEST {
             board.progress(Progress::More);
             return Ok(());
         }
     }
-    header.news(|news| news.succeed(database));
-    Ok(())
 }
