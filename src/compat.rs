@@ -1,6 +1,6 @@
 //! What differs between the versions of PostgreSQL: the only place that asks which one this is.
 
-use std::ffi::{c_void, CStr};
+use std::ffi::{c_int, c_void, CStr};
 
 use pgrx::pg_sys;
 
@@ -42,6 +42,20 @@ pub fn is_set_for_session(name: &CStr) -> bool {
     {
         let _ = name;
         false
+    }
+}
+
+/// Sets what a signal does to this process. The backend's function got another name in PostgreSQL 18.
+///
+/// # Safety
+/// `handler` does nothing but what is safe in a signal handler.
+pub unsafe fn on_signal(signal: c_int, handler: unsafe extern "C-unwind" fn(c_int)) {
+    // SAFETY: the caller says so of the handler.
+    unsafe {
+        #[cfg(feature = "pg18")]
+        pg_sys::pqsignal_be(signal, Some(handler));
+        #[cfg(not(feature = "pg18"))]
+        pg_sys::pqsignal(signal, Some(handler));
     }
 }
 

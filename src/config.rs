@@ -1,11 +1,11 @@
 //! The settings: section 1.8 of the contract. None that changes a verdict can be set by an ordinary user.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 use pgrx::pg_sys;
 use ratelimit_core::table::OnFull;
+use ratelimit_core::{Micros, MILLISECOND, SECOND};
 
 use crate::compat;
 
@@ -13,6 +13,8 @@ static MAX_KEYS: GucSetting<i32> = GucSetting::<i32>::new(131_072);
 static PARTITIONS: GucSetting<i32> = GucSetting::<i32>::new(16);
 static SAVE_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(300);
 static SIZES_OF_SESSION: AtomicBool = AtomicBool::new(false);
+static PURGE_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(10_000);
+static PURGE_BATCH_SIZE: GucSetting<i32> = GucSetting::<i32>::new(1_000);
 static ENABLED: GucSetting<bool> = GucSetting::<bool>::new(true);
 static ON_FULL: GucSetting<WhenFull> = GucSetting::<WhenFull>::new(WhenFull::Evict);
 
@@ -44,6 +46,26 @@ pub fn define() {
         c"A key that is being denied is never evicted.",
         &ON_FULL,
         GucContext::Suset,
+        flags,
+    );
+    GucRegistry::define_int_guc(
+        c"ratelimit.purge_interval",
+        c"Sets the time between two rounds in which expired state is removed.",
+        c"0 turns them off. Else it is at least 100 ms.",
+        &PURGE_INTERVAL,
+        0,
+        i32::MAX,
+        GucContext::Sighup,
+        flags | GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_int_guc(
+        c"ratelimit.purge_batch_size",
+        c"Sets how many rows are removed in one transaction.",
+        c"Smaller ones hold locks for a shorter time.",
+        &PURGE_BATCH_SIZE,
+        1,
+        1_000_000,
+        GucContext::Sighup,
         flags,
     );
     if !preloading() {
@@ -108,10 +130,25 @@ pub fn partitions() -> usize {
 }
 
 /// `ratelimit.save_interval`, if there is one.
-#[expect(dead_code, reason = "the worker that will ask is yet to come")]
-pub fn save_interval() -> Option<Duration> {
-    let seconds = SAVE_INTERVAL.get().try_into().unwrap_or(0);
-    (seconds > 0).then(|| Duration::from_secs(seconds))
+pub fn save_interval() -> Option<Micros> {
+    match Micros::from(SAVE_INTERVAL.get()) {
+        0 => None,
+        seconds => Some(seconds * SECOND),
+    }
+}
+
+/// `ratelimit.purge_interval`, if there are to be rounds.
+pub fn purge_interval() -> Option<Micros> {
+    const SHORTEST: Micros = 100 * MILLISECOND;
+    match Micros::from(PURGE_INTERVAL.get()) {
+        0 => None,
+        milliseconds => Some((milliseconds * MILLISECOND).max(SHORTEST)),
+    }
+}
+
+/// `ratelimit.purge_batch_size`
+pub fn purge_batch_size() -> usize {
+    PURGE_BATCH_SIZE.get().try_into().unwrap_or(1)
 }
 
 /// `ratelimit.enabled`

@@ -48,6 +48,10 @@ impl Error {
         self
     }
 
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
     pub fn null(what: &str) -> Self {
         Error::new(NULL_NOT_ALLOWED, format!("{what} must not be null"))
     }
@@ -143,6 +147,14 @@ impl Error {
         Error::new(OUT_OF_MEMORY, "ratelimit could not get shared memory").detail(detail).hint(
             "Lower ratelimit.max_keys, or add ratelimit to shared_preload_libraries and restart the server.",
         )
+    }
+
+    pub fn foreign_table(name: &str) -> Self {
+        Error::new(
+            NOT_IN_PREREQUISITE_STATE,
+            format!("table \"{name}\" is not the one that ratelimit created"),
+        )
+        .hint("It must belong to the extension, and to the extension's owner.")
     }
 
     pub fn parallel_worker() -> Self {

@@ -69,12 +69,6 @@ impl Call {
         unsafe { (*(*self.0).flinfo).fn_oid }
     }
 
-    /// The extension's schema.
-    pub fn schema(&self) -> pg_sys::Oid {
-        // SAFETY: a catalog look-up by oid.
-        unsafe { pg_sys::get_func_namespace(self.function()) }
-    }
-
     /// Argument `n`, unless it is null.
     #[inline(always)]
     pub fn optional(&self, n: usize) -> Option<pg_sys::Datum> {

@@ -12,6 +12,7 @@ mod datum;
 mod durable;
 mod error;
 mod function;
+mod house;
 mod interval;
 mod saved;
 mod schema;
@@ -19,6 +20,7 @@ mod shmem;
 mod store;
 mod transaction;
 mod trigger;
+mod worker;
 mod zone;
 
 ::pgrx::pg_module_magic!(name, version);
@@ -30,4 +32,5 @@ pub extern "C-unwind" fn _PG_init() {
     shmem::install();
     catalog::install();
     transaction::install();
+    worker::install();
 }

@@ -20,6 +20,7 @@ use crate::config;
 use crate::durable::Turns;
 use crate::error::Result;
 use crate::saved::{self, Saved};
+use crate::worker::{Board, News};
 
 /// What all processes know. The cells follow it.
 #[repr(C, align(64))]
@@ -36,6 +37,7 @@ pub struct Header {
     /// Which ledgers durable limiters write.
     pub turns: Turns,
     evictions: Apart<AtomicU64>,
+    pub board: Board,
 }
 
 /// On a cache line of its own: what is written often must not slow down what is read often.
@@ -134,6 +136,18 @@ impl Header {
         table
     }
 
+    /// Runs `f` on the news of house-keeping, under a lock: `f` must not raise, allocate or wait.
+    pub fn news<R>(&self, f: impl FnOnce(&mut News) -> R) -> R {
+        // SAFETY: the lock after those of the partitions, which this process does not hold; nobody reaches the news without it.
+        unsafe {
+            let lock = &raw mut (*LOCKS.load(Ordering::Relaxed).add(self.shape.partitions)).lock;
+            LWLockAcquire(lock, pg_sys::LWLockMode::LW_EXCLUSIVE);
+            let answer = f(&mut *self.board.news());
+            LWLockRelease(lock);
+            answer
+        }
+    }
+
     /// How many keys were pushed out to make room.
     pub fn evictions(&self) -> u64 {
         self.evictions.0.load(Ordering::Relaxed)
@@ -205,9 +219,9 @@ pub fn install() {
 static mut PREVIOUS_REQUEST: pg_sys::shmem_request_hook_type = None;
 static mut PREVIOUS_STARTUP: pg_sys::shmem_startup_hook_type = None;
 
-/// How many locks there are.
+/// One for each partition, and one for the news.
 fn locks(shape: Shape) -> usize {
-    shape.partitions
+    shape.partitions + 1
 }
 
 /// The header and the locks are paid for by a few cells less: 128 bytes a key are meant to be all.

@@ -6,6 +6,7 @@ use crate::catalog::Stake;
 use crate::datum;
 use crate::error::Error;
 use crate::function::pg_function;
+use crate::house;
 use crate::shmem;
 use crate::store::Store;
 
@@ -35,32 +36,33 @@ pg_function! {
 }
 
 pg_function! {
-    /// Sums up what durable limiters wrote down, and drops what matters no more; says how many rows are gone.
-    fn rl_purge(call) {
-        let store = Store::new(call)?;
-        let schema = call.schema();
-        let folded = crate::durable::fold(store.header(), schema)?;
-        let purged = crate::durable::purge(store.header(), schema, u64::MAX)?;
-        Ok(datum::count(folded + purged).unwrap_or(Datum::null()))
-    }
-}
-
-pg_function! {
     /// What `rl_info` says of shared memory and of this library. Reads the whole table.
     fn _rl_info(call) {
         let version = Some(datum::text(env!("CARGO_PKG_VERSION").as_bytes()));
         let preloaded = Datum::from(shmem::is_preloaded());
         let Some(header) = shmem::get()? else {
-            return Ok(datum::row(call, &[Some(preloaded), None, None, None, version]));
+            return Ok(datum::row(call, &[Some(preloaded), None, None, None, None, None, None, version]));
         };
+        let news = header.news(|news| *news);
+        let purged = news.last_purge != 0;
         let keys = header.table().keys(header.clock.now().steady);
         Ok(datum::row(call, &[
             Some(preloaded),
             datum::count(keys),
             datum::count(header.max_keys as u64),
             datum::count(header.evictions()),
+            purged.then(|| Datum::from(news.last_purge)),
+            datum::count(news.last_rows).filter(|_| purged),
+            news.error().map(|error| datum::foreign_text(&error)),
             version,
         ]))
+    }
+}
+
+pg_function! {
+    /// Sums up and removes what can be: all of it, now, in this transaction; says how many rows that were.
+    fn rl_purge(_call) {
+        Ok(datum::count(house::purge()?).unwrap_or(Datum::null()))
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod check;
 mod definition;
+mod extension;
 mod scan;
 
 use std::collections::HashMap;
@@ -17,6 +18,7 @@ use ratelimit_core::Secret;
 use rustc_hash::FxBuildHasher;
 
 pub use definition::{DefinedRule, Definition, Stake};
+pub use extension::Extension;
 pub use scan::{enum_label, Id};
 
 use crate::backend::BackendCell;
@@ -72,6 +74,7 @@ pub fn limiter(header: &Header, name: &[u8], function: Oid) -> Result<Rc<Definit
 
 #[cold]
 fn load(header: &Header, name: &[u8], function: Oid) -> Result<Rc<Definition>> {
+    note(header);
     let tables = scan::Tables::of(function);
     LIMITERS.store(tables.limiters.to_u32(), Ordering::Relaxed);
     // An invalidation that arrives from here on may concern what is being read: the next call will read again.
@@ -132,6 +135,12 @@ pub fn durable_rules(schema: Oid, secret: &Secret) -> DurableRules {
     durable
 }
 
+/// Says that this database uses limits, for those who keep house.
+fn note(header: &Header) {
+    // SAFETY: a plain variable, set when the process connected to its database.
+    header.board.note(unsafe { pg_sys::MyDatabaseId });
+}
+
 /// Registers for what the server has to tell; the postmaster's children inherit it.
 pub fn install() {
     // SAFETY: both lists are made to be added to when a library is loaded, and the callbacks live as long as the library.
@@ -159,6 +168,7 @@ unsafe extern "C-unwind" fn transaction_ended(
         XACT_EVENT_COMMIT if CHANGED.swap(false, Ordering::Relaxed) => {
             if let Some(header) = shmem::header() {
                 header.definitions.fetch_add(1, Ordering::Release);
+                note(header);
             }
         }
         XACT_EVENT_ABORT | XACT_EVENT_PREPARE => CHANGED.store(false, Ordering::Relaxed),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pgrx::pg_sys::{self, Oid};
 use pgrx::prelude::Spi;
-use ratelimit_core::{Micros, Now, Stored, SECOND};
+use ratelimit_core::{Micros, Now, Stored, MINUTE, SECOND};
 
 use super::lock;
 use super::tables::{LedgerRow, Name, Table};
@@ -20,8 +20,13 @@ const HOUSE: Id = [0; 16];
 /// How long to wait for transactions that chose the ledger which is to be folded.
 const PATIENCE: u32 = 50;
 
-/// Sums up the ledger that is not written, and turns. Says how many of its rows are gone.
-pub fn fold(header: &'static Header, schema: Oid) -> Result<u64> {
+/// What was written for less than so long, and is less than so many blocks, is not worth a new file for its ledger.
+const SOON: Micros = MINUTE;
+const FEW_BLOCKS: u32 = 64;
+
+/// Sums up a ledger, and empties it; turns to the other one before, if need be. Says how many rows are gone. What was written lately
+/// is left for later, unless `all` is asked for.
+pub fn fold(header: &'static Header, schema: Oid, all: bool) -> Result<usize> {
     if !lock(HOUSE, false) {
         return Ok(0);
     }
@@ -32,11 +37,13 @@ pub fn fold(header: &'static Header, schema: Oid) -> Result<u64> {
     let turn = turn::turn(header)?;
     let side = turn.side(schema);
     let mut old = 1 - side;
-    if is_empty(schema, old) {
-        if is_empty(schema, side) || turn.writers(old) > 0 {
+    if blocks(schema, old) == 0 {
+        let (now, blocks) = (header.clock.now().wall, blocks(schema, side));
+        let lately = now.saturating_sub(turn.since()) < SOON && blocks < FEW_BLOCKS;
+        if blocks == 0 || turn.writers(old) > 0 || lately && !all {
             return Ok(0);
         }
-        turn.turn(side, header.clock.now().wall);
+        turn.turn(side, now);
         old = side;
     }
     for _ in 0..PATIENCE {
@@ -49,17 +56,17 @@ pub fn fold(header: &'static Header, schema: Oid) -> Result<u64> {
     Ok(0)
 }
 
-fn is_empty(schema: Oid, side: usize) -> bool {
+fn blocks(schema: Oid, side: usize) -> u32 {
     let lock = pg_sys::AccessShareLock;
-    Table::open(schema, Name::Ledger(side), lock).is_none_or(|ledger| {
-        let empty = ledger.is_empty();
+    Table::open(schema, Name::Ledger(side), lock).map_or(0, |ledger| {
+        let blocks = ledger.blocks();
         ledger.close(lock);
-        empty
+        blocks
     })
 }
 
 /// Sums up a whole ledger, of which all rows are final, and empties it.
-fn fold_ledger(schema: Oid, turn: &Turn, side: usize, rules: &DurableRules) -> Result<u64> {
+fn fold_ledger(schema: Oid, turn: &Turn, side: usize, rules: &DurableRules) -> Result<usize> {
     let lock = pg_sys::RowExclusiveLock;
     let (Some(old), Some(new), Some(counts)) = (
         Table::open(schema, Name::Ledger(side), lock),
@@ -163,7 +170,7 @@ fn truncate(schema: Oid, ledger: Table, side: usize) -> Result<()> {
 }
 
 /// The same without shared memory: key by key, as far as nobody is at it.
-fn fold_keys(schema: Oid, rules: &DurableRules) -> u64 {
+fn fold_keys(schema: Oid, rules: &DurableRules) -> usize {
     let mut keys: HashMap<Id, (Id, i32)> = HashMap::new();
     for ledger in [Name::Ledger(0), Name::Ledger(1)] {
         if let Some(ledger) = Table::open(schema, ledger, pg_sys::AccessShareLock) {
@@ -192,7 +199,7 @@ pub fn fold_key(
     key: &Id,
     rule: Option<&DefinedRule>,
     mut events: Vec<LedgerRow>,
-) -> u64 {
+) -> usize {
     let lock = pg_sys::RowExclusiveLock;
     let Some(counts) = Table::open(schema, Name::Counts, lock) else { return 0 };
     let own = events.len();
@@ -215,11 +222,11 @@ pub fn fold_key(
         add_to_counts(&counts, rule, &events);
     }
     counts.keep_locked();
-    removed as u64
+    removed
 }
 
 /// Drops counts of keys that are as good as new, and of limiters that are gone; at most so many. Says how many.
-pub fn purge(header: &'static Header, schema: Oid, most: u64) -> Result<u64> {
+pub fn purge(header: &'static Header, schema: Oid, most: usize) -> Result<usize> {
     if !lock(HOUSE, false) {
         return Ok(0);
     }
@@ -237,7 +244,7 @@ pub fn purge(header: &'static Header, schema: Oid, most: u64) -> Result<u64> {
         if row.fresh_from <= until || !rules.knows(&row.limiter) {
             places.push((row.key, row.place));
         }
-        (places.len() as u64) < most
+        places.len() < most
     });
     let shared = shmem::is_shared(header);
     let mut removed = 0;

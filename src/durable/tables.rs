@@ -95,12 +95,11 @@ impl Table {
         unsafe { !(*self.relation).trigdesc.is_null() }
     }
 
-    /// Whether the file is empty.
-    pub fn is_empty(&self) -> bool {
+    /// How long the file is.
+    pub fn blocks(&self) -> u32 {
         // SAFETY: an open relation.
         unsafe {
             pg_sys::RelationGetNumberOfBlocksInFork(self.relation, pg_sys::ForkNumber::MAIN_FORKNUM)
-                == 0
         }
     }
 

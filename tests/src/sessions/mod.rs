@@ -16,6 +16,7 @@ mod saved;
 mod settings;
 mod standby;
 mod unloaded;
+mod worker;
 
 use anyhow::Result;
 
@@ -43,6 +44,7 @@ pub fn tests() -> Vec<FileTest> {
         settings::TESTS,
         standby::TESTS,
         unloaded::TESTS,
+        worker::TESTS,
     ];
     let named = lists
         .concat()

@@ -14,7 +14,7 @@ use crate::bed::{Bed, Database};
 pub const TESTS: &[Test] = &[("a_standby_decides_by_itself", a_standby_decides_by_itself)];
 
 /// A server that follows `primary`.
-fn standby_of(bed: &Bed, primary: &Server) -> Result<Server> {
+pub fn standby_of(bed: &Bed, primary: &Server) -> Result<Server> {
     let mut standby = bed.private().start()?;
     standby.stop(Stop::Immediate)?;
     let data = standby.pgdata();

@@ -86,6 +86,7 @@ fn calls_work_or_say_what_to_do(bed: &Bed, builder: Builder) -> Result<()> {
 
     let info = "SELECT NOT preloaded AND keys IS NOT NULL = $1 AND max_keys IS NOT NULL = $1 FROM rl_info()";
     ensure!(session.query_one(info, &[&sessions_have_memory(bed)])?.get::<_, bool>(0));
+    ensure!(session.ask::<i64>("SELECT rl_purge()")? == 0);
     let simulated = "SELECT count(*) FROM rl_simulate('1/s', ARRAY[now(), now()]) WHERE allowed";
     ensure!(session.ask::<i64>(simulated)? == 1);
     session

@@ -52,6 +52,16 @@ impl Cell {
         [self.key[0].load(Ordering::Relaxed), self.key[1].load(Ordering::Relaxed)]
     }
 
+    /// Whether it holds no key: a search ends here.
+    pub(super) fn is_empty(&self) -> bool {
+        self.key()[0] == 0
+    }
+
+    /// Whether it is worth taking the lock to see if its key has expired.
+    pub(super) fn may_be_free(&self, now: Micros) -> bool {
+        self.fresh.load(Ordering::Relaxed) <= now
+    }
+
     /// Takes the lock. Most holders do a few dozen instructions; `wait` is called where one takes longer or lost its processor.
     #[inline]
     pub(super) fn lock(&self, wait: impl Fn(u32)) -> Locked<'_> {
@@ -284,6 +294,11 @@ impl Locked<'_> {
         self.set_words([0; 3]);
         self.set_fresh(Micros::MIN);
         self.set_open(Micros::MIN);
+    }
+
+    /// Makes the cell as if it had never been used: searches end here again.
+    pub(super) fn vacate(&mut self) {
+        self.assign([0; 2], 0, false);
     }
 
     /// Gives the cell to another key.

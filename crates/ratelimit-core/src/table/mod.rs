@@ -1,7 +1,7 @@
 //! The states of many keys, in one slice of cells that many processes share.
 //!
-//! * A cell is found by looking from its key's home onwards, at most [`WINDOW`] cells of its partition. A cell that was used once
-//!   never becomes empty again, so the look ends at the first empty one.
+//! * A cell is found by looking from its key's home onwards, at most [`WINDOW`] cells of its partition, up to the first empty one. A cell
+//!   that was used becomes empty again only where no search passes it: see `sweep.rs`.
 //! * A decision locks the cells it needs, in the order of their keys, and nothing else. The locks spin: under them run only
 //!   the functions of this crate, which cannot fail, wait or call out.
 //! * A cell is given to a key under the lock of its partition, which the host brings, so a key never gets two. No cell is locked by
@@ -13,6 +13,7 @@ mod cell;
 mod durable;
 mod key_state;
 mod record;
+mod sweep;
 mod transaction;
 mod undo;
 
@@ -29,7 +30,7 @@ use crate::time::{Micros, Now, SECOND};
 /// further than this from its home less than once in 10^12.
 pub const WINDOW: usize = 128;
 
-/// How long a cell that was just assigned is kept before its first use.
+/// How long a cell that was just assigned is kept before its first use, and one that expired before it is cleared.
 const GRACE: Micros = SECOND;
 
 /// What the host brings: the partition locks, which may sleep, and a way to let others run.
@@ -358,7 +359,7 @@ impl<'t, H: Host> Table<'t, H> {
         self.used().filter(live).count() as u64
     }
 
-    /// All cells that were ever used.
+    /// All cells that hold a key.
     fn used(&self) -> impl Iterator<Item = &'t Cell> + '_ {
         let parts = self.cells.chunks(4_096).inspect(|_| self.host.interrupts());
         parts.flatten().filter(|cell| cell.key()[0] != 0)

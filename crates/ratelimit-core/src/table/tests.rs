@@ -73,6 +73,8 @@ pub(super) fn take(table: &Table<'_, &Threads>, rule: &Rule, n: u64, now: Now) -
     table.try_take(&request(rule, n, 1), now).unwrap()
 }
 
+mod sweep;
+
 pub(super) const START: Now = Now::at(1_700_000_000_000_000);
 
 #[test]
@@ -283,6 +285,9 @@ proptest! {
         let mut now = START;
         for (n, cost, wait, action) in steps {
             now = now.plus(wait);
+            if action == 5 {
+                table.sweep(now.steady);
+            }
             let requests = [request(&rule, n, cost)];
             let state = model.entry(n).or_default();
             let mut expected = [Limit::new(&rule, state, cost)];
