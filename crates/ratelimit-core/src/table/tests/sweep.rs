@@ -54,11 +54,11 @@ fn a_log_is_swept_with_its_further_cells() {
     let memory = Memory::new(1_000);
     let (table, rule) = (memory.table(), rule("100 per minute", Algorithm::SlidingLog));
     let all = [request(&rule, 1, 100)];
-    assert!(table.decide(&all, START, Operation::Take).unwrap().allowed);
+    assert!(table.decide(&all, START, Operation::Take, None).unwrap().allowed);
     assert!(table.sweep(LATER) > 30);
     table.sweep(LATER);
     assert_eq!(used(&memory), 0);
-    let again = table.decide(&all, START.plus(MINUTE_AND_MORE), Operation::Take);
+    let again = table.decide(&all, START.plus(MINUTE_AND_MORE), Operation::Take, None);
     assert!(again.unwrap().allowed);
 }
 
