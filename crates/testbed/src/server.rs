@@ -244,6 +244,30 @@ impl Server {
         }
     }
 
+    /// How often a process of the server died, and the others were ended for it.
+    pub fn crashes(&self) -> usize {
+        self.log().matches("all server processes terminated; reinitializing").count()
+    }
+
+    /// Kills a process of the server, and waits until the others have been ended and sessions are accepted again.
+    pub fn crash(&mut self, pid: i32) -> Result<()> {
+        let before = self.crashes();
+        kill(Pid::from_raw(pid), Signal::SIGKILL).context("cannot kill a process")?;
+        self.wait_for_crash(before)
+    }
+
+    /// Waits until there was one more crash than `before`, and sessions are accepted again.
+    pub fn wait_for_crash(&mut self, before: usize) -> Result<()> {
+        let start = Instant::now();
+        while self.crashes() == before {
+            if start.elapsed() > PATIENCE {
+                bail!("the server has not crashed; its log:\n{}", self.log());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        self.wait_until_ready()
+    }
+
     /// Stops the server and keeps its data.
     pub fn stop(&mut self, mode: Stop) -> Result<()> {
         let Some(pid) = self.pid() else {

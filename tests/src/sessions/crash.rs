@@ -66,11 +66,11 @@ fn end_under_load(server: &Server, end: impl FnOnce(&[i32]) -> Result<()>) -> Re
 fn a_crash_under_load_starts_afresh(bed: &Bed) -> Result<()> {
     let mut server = bed.private().setting("restart_after_crash", "on").start()?;
     prepare(&server)?;
-    for _ in 0..3 {
+    for crashes in 0..3 {
         end_under_load(&server, |pids| {
             run(Command::new("kill").arg("-9").arg(pids[0].to_string()), b"").map(drop)
         })?;
-        server.wait_until_ready()?;
+        server.wait_for_crash(crashes)?;
         ensure_fresh(&server)?;
     }
     Ok(())

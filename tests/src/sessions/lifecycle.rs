@@ -41,10 +41,8 @@ fn survives_crash_of_a_session(bed: &Bed) -> Result<()> {
     let mut server = bed.private().start()?;
     let mut client = server.connect()?;
     let pid: i32 = client.query_one("SELECT pg_backend_pid()", &[])?.get(0);
-    let killed = std::process::Command::new("kill").arg("-9").arg(pid.to_string()).status()?;
-    ensure!(killed.success(), "cannot kill the session");
+    server.crash(pid)?;
     ensure!(client.batch_execute("SELECT 1").is_err(), "the session is still there");
-    server.wait_until_ready()?;
     Database::new(&server, "lifecycle")?;
     Ok(())
 }

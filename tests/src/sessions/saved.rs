@@ -28,9 +28,7 @@ pub const TESTS: &[Test] = &[
         goes_back_to_the_last_save(bed, |server| {
             let mut session = server.connect()?;
             let pid = session.pid()?;
-            run(Command::new("kill").arg("-9").arg(pid.to_string()), b"")?;
-            ensure!(session.batch_execute("SELECT 1").is_err(), "it is still there");
-            server.wait_until_ready()
+            server.crash(pid)
         })
     }),
     ("a_file_that_is_no_good_is_a_line_in_the_log", a_file_that_is_no_good),

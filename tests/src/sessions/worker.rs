@@ -1,13 +1,12 @@
 //! The launcher and its workers: they keep house, and are in nobody's way.
 
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
 use postgres::Client;
 use testbed::{Builder, Server, Stop};
 
-use super::ask::{ensure_code, eventually, run, Ask};
+use super::ask::{ensure_code, eventually, Ask};
 use super::standby::standby_of;
 use super::Test;
 use crate::bed::{Bed, Database};
@@ -316,11 +315,7 @@ fn launcher_and_worker_come_back(bed: &Bed) -> Result<()> {
     let second = launcher(&mut session, &[first])?;
     a_round_ends(&mut session)?;
 
-    run(Command::new("kill").arg("-9").arg(second.to_string()), b"")?;
-    eventually("all sessions end", || {
-        Ok(session.is_closed() || session.batch_execute("").is_err())
-    })?;
-    server.wait_until_ready()?;
+    server.crash(second)?;
     let mut session = server.connect_to("worker", "postgres")?;
     launcher(&mut session, &[first, second])?;
     session.takes("api", "key")?;
