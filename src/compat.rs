@@ -2,7 +2,7 @@
 
 use std::ffi::{c_int, c_void, CStr};
 
-use pgrx::pg_sys;
+use pgrx::pg_sys::{self, Oid};
 
 /// Whether sessions can make shared memory that others find by its name.
 pub const HAS_SEGMENTS: bool = cfg!(any(feature = "pg17", feature = "pg18"));
@@ -56,6 +56,25 @@ pub unsafe fn on_signal(signal: c_int, handler: unsafe extern "C-unwind" fn(c_in
         pg_sys::pqsignal_be(signal, Some(handler));
         #[cfg(not(feature = "pg18"))]
         pg_sys::pqsignal(signal, Some(handler));
+    }
+}
+
+/// Locks an object of a database, or with database 0 a shared one, until the transaction ends; says no where that would have to wait.
+/// Not all minor versions have ConditionalLockDatabaseObject, and only PostgreSQL 18 ConditionalLockSharedObject.
+pub fn try_lock(database: Oid, class: Oid, object: Oid, mode: u32) -> bool {
+    let tag = pg_sys::LOCKTAG {
+        locktag_field1: database.to_u32(),
+        locktag_field2: class.to_u32(),
+        locktag_field3: object.to_u32(),
+        locktag_field4: 0,
+        locktag_type: pg_sys::LockTagType::LOCKTAG_OBJECT as u8,
+        locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
+    };
+    // SAFETY: the tag is copied; what others did before they released the lock becomes visible here.
+    unsafe {
+        let result = pg_sys::LockAcquire(&tag, mode as pg_sys::LOCKMODE, false, true);
+        pg_sys::AcceptInvalidationMessages();
+        result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
     }
 }
 

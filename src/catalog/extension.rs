@@ -4,6 +4,7 @@ use std::ffi::CStr;
 
 use pgrx::pg_sys::{self, Datum, Oid};
 
+use crate::compat;
 use crate::error::{Error, Result};
 
 /// The row of `pg_extension`, as far as it is used.
@@ -48,15 +49,10 @@ impl Extension {
 
     /// Keeps it from being dropped until the transaction ends. Does not wait for who is dropping it: that may need what we hold.
     pub fn hold(&self) -> bool {
-        // SAFETY: we are in a transaction.
-        let held = unsafe {
-            pg_sys::ConditionalLockDatabaseObject(
-                pg_sys::ExtensionRelationId,
-                self.oid,
-                0,
-                pg_sys::AccessShareLock as i32,
-            )
-        };
+        // SAFETY: a plain variable, set when the process connected to its database.
+        let database = unsafe { pg_sys::MyDatabaseId };
+        let class = pg_sys::ExtensionRelationId;
+        let held = compat::try_lock(database, class, self.oid, pg_sys::AccessShareLock);
         held && Self::find().as_ref() == Some(self)
     }
 

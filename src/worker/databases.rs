@@ -3,6 +3,7 @@
 use pgrx::pg_sys::{self, Oid};
 
 use super::transaction;
+use crate::compat;
 
 /// Those that a worker may visit. Nothing is counted in a template, and somebody may want to copy it at any time.
 pub fn list() -> Vec<Oid> {
@@ -17,18 +18,7 @@ pub fn is_free(database: Oid) -> bool {
 
 /// Locks the database until the transaction ends, as a session does that connects to it, unless that would have to wait.
 fn lock(database: Oid) -> bool {
-    let tag = pg_sys::LOCKTAG {
-        locktag_field1: 0,
-        locktag_field2: pg_sys::DatabaseRelationId.to_u32(),
-        locktag_field3: database.to_u32(),
-        locktag_field4: 0,
-        locktag_type: pg_sys::LockTagType::LOCKTAG_OBJECT as u8,
-        locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
-    };
-    let mode = pg_sys::RowExclusiveLock as i32;
-    // SAFETY: we are in a transaction.
-    let result = unsafe { pg_sys::LockAcquire(&tag, mode, false, true) };
-    result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
+    compat::try_lock(Oid::INVALID, pg_sys::DatabaseRelationId, database, pg_sys::RowExclusiveLock)
 }
 
 fn scan() -> Vec<Oid> {
