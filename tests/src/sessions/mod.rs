@@ -8,6 +8,7 @@ mod definitions;
 mod documents;
 mod dump;
 mod flood;
+mod kinds;
 mod lifecycle;
 mod parallel;
 mod read_only;
@@ -39,7 +40,6 @@ pub fn tests() -> Vec<FileTest> {
         lifecycle::TESTS,
         parallel::TESTS,
         read_only::TESTS,
-        rollback::TESTS,
         saved::TESTS,
         settings::TESTS,
         standby::TESTS,
@@ -50,5 +50,5 @@ pub fn tests() -> Vec<FileTest> {
         .concat()
         .into_iter()
         .map(|(name, test)| -> FileTest { (name.to_owned(), Box::new(test)) });
-    named.chain(documents::tests()).collect()
+    named.chain(documents::tests()).chain(rollback::tests()).collect()
 }
