@@ -14,6 +14,7 @@ mod parallel;
 mod read_only;
 mod rollback;
 mod saved;
+mod savepoints;
 mod settings;
 mod standby;
 mod unloaded;
@@ -50,5 +51,5 @@ pub fn tests() -> Vec<FileTest> {
         .concat()
         .into_iter()
         .map(|(name, test)| -> FileTest { (name.to_owned(), Box::new(test)) });
-    named.chain(documents::tests()).chain(rollback::tests()).collect()
+    named.chain(documents::tests()).chain(rollback::tests()).chain(savepoints::tests()).collect()
 }
