@@ -17,6 +17,7 @@ mod saved;
 mod savepoints;
 mod settings;
 mod standby;
+mod transactions;
 mod unloaded;
 mod worker;
 
@@ -44,6 +45,7 @@ pub fn tests() -> Vec<FileTest> {
         saved::TESTS,
         settings::TESTS,
         standby::TESTS,
+        transactions::TESTS,
         unloaded::TESTS,
         worker::TESTS,
     ];
@@ -51,5 +53,10 @@ pub fn tests() -> Vec<FileTest> {
         .concat()
         .into_iter()
         .map(|(name, test)| -> FileTest { (name.to_owned(), Box::new(test)) });
-    named.chain(documents::tests()).chain(rollback::tests()).chain(savepoints::tests()).collect()
+    named
+        .chain(documents::tests())
+        .chain(rollback::tests())
+        .chain(savepoints::tests())
+        .chain(transactions::tests())
+        .collect()
 }
