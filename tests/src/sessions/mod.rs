@@ -53,10 +53,12 @@ pub fn tests() -> Vec<FileTest> {
         .concat()
         .into_iter()
         .map(|(name, test)| -> FileTest { (name.to_owned(), Box::new(test)) });
-    named
-        .chain(documents::tests())
-        .chain(rollback::tests())
-        .chain(savepoints::tests())
-        .chain(transactions::tests())
-        .collect()
+    let made = [
+        admission::tests(),
+        documents::tests(),
+        rollback::tests(),
+        savepoints::tests(),
+        transactions::tests(),
+    ];
+    named.chain(made.into_iter().flatten()).collect()
 }
