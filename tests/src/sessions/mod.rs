@@ -7,6 +7,7 @@ mod crowd;
 mod definitions;
 mod documents;
 mod dump;
+mod durability;
 mod flood;
 mod kinds;
 mod lifecycle;
@@ -38,6 +39,7 @@ pub fn tests() -> Vec<FileTest> {
         crash::TESTS,
         definitions::TESTS,
         dump::TESTS,
+        durability::TESTS,
         flood::TESTS,
         lifecycle::TESTS,
         parallel::TESTS,
