@@ -9,6 +9,7 @@ mod documents;
 mod dump;
 mod durability;
 mod flood;
+mod housekeeping;
 mod kinds;
 mod lifecycle;
 mod parallel;
@@ -41,6 +42,7 @@ pub fn tests() -> Vec<FileTest> {
         dump::TESTS,
         durability::TESTS,
         flood::TESTS,
+        housekeeping::TESTS,
         lifecycle::TESTS,
         parallel::TESTS,
         read_only::TESTS,
