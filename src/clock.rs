@@ -19,11 +19,6 @@ fn read(clock: libc::clockid_t) -> Micros {
     time.tv_sec * SECOND + time.tv_nsec / 1_000
 }
 
-/// What a clock on the wall shows.
-pub fn wall() -> Micros {
-    read(libc::CLOCK_REALTIME)
-}
-
 /// Where the steady time line begins: set once, when shared memory is made.
 #[derive(Debug)]
 pub struct Clock {

@@ -295,7 +295,7 @@ impl Store {
         };
         for (n, request) in asked.requests.iter().enumerate() {
             let new = || (asked.of[n].1.clone(), asked.digest(n));
-            transaction::reset_later(self.header, request, now.wall, new);
+            transaction::reset_later(self.header, request, new);
         }
         Ok(used)
     }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use pgrx::pg_sys::{self, SubXactEvent, XactEvent};
 use ratelimit_core::table::{Key, Request};
-use ratelimit_core::{Micros, Receipt, Receipts};
+use ratelimit_core::{Receipt, Receipts};
 use rustc_hash::FxBuildHasher;
 
 use crate::backend::BackendCell;
@@ -27,12 +27,24 @@ pub struct Held {
     pub taken: Receipts,
     /// To be given back when the transaction commits: before, others could take it, and a rollback could not get it back.
     pub refund: u64,
-    /// When the key was told to forget; it will, when the transaction commits.
-    pub reset: Option<Micros>,
+    /// Whether the key was told to forget; it will, when the transaction commits.
+    pub reset: bool,
+    /// What was taken before that: of no account where the transaction commits.
+    forgotten: Receipts,
     subtransaction: u32,
     /// What an outer subtransaction has done to the same key.
     below: Option<usize>,
     pinned: bool,
+}
+
+impl Held {
+    /// The key is going to forget all that was done so far.
+    fn forget(&mut self) {
+        let taken = std::mem::take(&mut self.taken);
+        self.forgotten.append(&self.rule.rule, taken);
+        self.refund = 0;
+        self.reset = true;
+    }
 }
 
 /// All that the open transaction holds: the inner a subtransaction, the later in the list.
@@ -99,7 +111,8 @@ impl Open {
                     digest,
                     taken: Receipts::default(),
                     refund: 0,
-                    reset: None,
+                    reset: false,
+                    forgotten: Receipts::default(),
                     subtransaction,
                     below,
                     pinned,
@@ -121,9 +134,13 @@ impl Open {
                 .filter(|below| below.subtransaction == parent)
             {
                 Some(below) => {
-                    below.taken.append(&below.rule.rule, held.taken);
+                    if held.reset {
+                        below.forget();
+                    }
+                    let rule = &below.rule.rule;
+                    below.forgotten.append(rule, held.forgotten);
+                    below.taken.append(rule, held.taken);
                     below.refund = below.refund.saturating_add(held.refund);
-                    below.reset = held.reset.or(below.reset);
                     self.places.insert(held.key, held.below.unwrap_or_default());
                 }
                 None => {
@@ -153,6 +170,7 @@ impl Open {
     fn moved_up(&mut self, mut place: Option<usize>, steps: u32, part_of_last: bool) {
         let mut part_of_last = part_of_last;
         while let Some(held) = place.and_then(|place| self.held.get_mut(place)) {
+            held.forgotten.moved_up(steps, false);
             held.taken.moved_up(steps, part_of_last);
             part_of_last = false;
             place = held.below;
@@ -212,10 +230,9 @@ pub fn refund_later(
 pub fn reset_later(
     header: &'static Header,
     request: &Request<'_>,
-    at: Micros,
     new: impl FnOnce() -> (Rc<DefinedRule>, Id),
 ) {
-    OPEN.with(|open| open.entry(header, request.key, new, request.pin).reset = Some(at));
+    OPEN.with(|open| open.entry(header, request.key, new, request.pin).forget());
 }
 
 /// Asks to be called when the transaction ends.
@@ -312,7 +329,16 @@ fn finish(end: fn(&'static Header, &Held)) {
 const MANY: usize = 1_024;
 
 fn abort(header: &'static Header, held: &Held) {
-    header.table().undo(&held.rule.rule, held.key, &held.taken, header.clock.read(), false);
+    undo(header, held);
+}
+
+/// Gives back all that was taken, the earliest first. The answer is what [`Receipts::moved_up`] wants to know.
+fn undo(header: &'static Header, held: &Held) -> u32 {
+    let (table, now) = (header.table(), header.clock.read());
+    let all = [&held.forgotten, &held.taken];
+    let taken = all.into_iter().filter(|receipts| !receipts.is_empty());
+    let steps = taken.map(|taken| table.undo(&held.rule.rule, held.key, taken, now, false));
+    steps.fold(0, u32::wrapping_add)
 }
 
 /// Lets the key's cell go, if nothing outer holds it.
@@ -327,9 +353,8 @@ fn let_go(header: &'static Header, held: &Held) {
 fn roll_back(subtransaction: u32) {
     let (inner, header) = OPEN.with(|open| (open.split_off(subtransaction), open.header));
     let Some(header) = header else { return };
-    let (table, now) = (header.table(), header.clock.read());
     for held in inner {
-        let steps = table.undo(&held.rule.rule, held.key, &held.taken, now, false);
+        let steps = undo(header, &held);
         OPEN.with(|open| open.moved_up(held.below, steps, false));
         let_go(header, &held);
     }
@@ -347,11 +372,11 @@ fn commit(header: &'static Header, held: &Held) {
         pin: false,
         mark: 0,
     };
-    if let Some(reset) = held.reset {
+    if held.reset {
         table.wipe(held.key);
         // What this transaction took afterwards is not forgotten.
-        let after = held.taken.iter().filter(|receipt| receipt.at.wall >= reset);
-        let _ = table.charge(&[request(after.map(|receipt| receipt.cost).sum())], now, None);
+        let after = held.taken.iter().map(|receipt| receipt.cost).sum();
+        let _ = table.charge(&[request(after)], now, None);
     }
     if held.refund > 0 {
         // A key without a cell has nothing to get back.

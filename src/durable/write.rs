@@ -1,7 +1,7 @@
 //! What a transaction took, written down as it commits.
 
 use pgrx::pg_sys::{self, ItemPointerData};
-use ratelimit_core::Event;
+use ratelimit_core::{Event, Micros};
 
 use super::fold::fold_key;
 use super::tables::{LedgerRow, Name, Table};
@@ -17,9 +17,10 @@ pub fn write(header: &'static Header, held: &[Held]) {
     let Some(schema) = durable.peek().map(|held| held.rule.schema) else {
         return;
     };
+    let now = header.clock.read().wall;
     if !shmem::is_shared(header) {
         for held in durable {
-            fold_key(schema, &held.digest, Some(&held.rule), events(held).collect());
+            fold_key(schema, &held.digest, Some(&held.rule), events(held, now).collect());
             // Savepoints that did more to the same key come later in the list.
             // SAFETY: the transaction is about to commit, and what it wrote may become visible to it.
             unsafe { pg_sys::CommandCounterIncrement() };
@@ -31,15 +32,15 @@ pub fn write(header: &'static Header, held: &[Held]) {
     else {
         return;
     };
-    for event in durable.flat_map(events) {
+    for event in durable.flat_map(|held| events(held, now)) {
         ledger.add(&event);
     }
     ledger.keep_locked();
 }
 
-/// What was done to a key, in order.
-fn events(held: &Held) -> impl Iterator<Item = LedgerRow> + '_ {
-    let row = |at, event| LedgerRow {
+/// What was done to a key, in order. A key forgets when the transaction commits, which is now: also what others took meanwhile.
+fn events(held: &Held, now: Micros) -> impl Iterator<Item = LedgerRow> + '_ {
+    let row = move |at, event| LedgerRow {
         place: ItemPointerData::default(),
         key: held.digest,
         limiter: held.rule.id,
@@ -47,10 +48,11 @@ fn events(held: &Held) -> impl Iterator<Item = LedgerRow> + '_ {
         at,
         event,
     };
-    let taken = held.taken.iter().map(move |taken| row(taken.at.wall, Event::Take(taken.cost)));
-    let last = held.taken.iter().next_back().map_or(0, |taken| taken.at.wall);
-    let reset = held.reset.map(|at| row(at, Event::Reset));
-    let refund =
-        (held.refund > 0).then(|| row(last.max(crate::clock::wall()), Event::Refund(held.refund)));
-    taken.chain(reset).chain(refund)
+    let earliest = if held.reset { now } else { Micros::MIN };
+    let taken = held.taken.iter();
+    let taken = taken.map(move |taken| row(taken.at.wall.max(earliest), Event::Take(taken.cost)));
+    let last = held.taken.iter().next_back().map_or(now, |taken| taken.at.wall.max(now));
+    let reset = held.reset.then(|| row(now, Event::Reset));
+    let refund = (held.refund > 0).then(|| row(last, Event::Refund(held.refund)));
+    reset.into_iter().chain(taken).chain(refund)
 }

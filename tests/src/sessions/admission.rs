@@ -4,42 +4,73 @@ use anyhow::{ensure, Result};
 
 use super::ask::{Ask, AGE};
 use super::crowd::Crowd;
-use super::Test;
+use super::kinds::{Case, Kind, ALGORITHMS};
+use super::{FileTest, Test};
 use crate::bed::{Bed, Database};
 
-pub const TESTS: &[Test] = &[
-    ("token_bucket_admits_exactly_its_quota", |bed| admits_exactly(bed, "token_bucket")),
-    ("fixed_window_admits_exactly_its_quota", |bed| admits_exactly(bed, "fixed_window")),
-    ("sliding_window_admits_exactly_its_quota", |bed| admits_exactly(bed, "sliding_window")),
-    ("sliding_log_admits_exactly_its_quota", |bed| admits_exactly(bed, "sliding_log")),
+pub const TESTS: &[Test] =
+    &[("limits_given_in_the_call_admit_exactly_the_quota", given_in_the_call)];
+
+type Contest = (&'static str, fn(&Case) -> Result<()>);
+
+const CONTESTS: &[Contest] = &[
+    ("token_bucket_admits_exactly_its_quota", |case| admits_exactly(case, "token_bucket")),
+    ("fixed_window_admits_exactly_its_quota", |case| admits_exactly(case, "fixed_window")),
+    ("sliding_window_admits_exactly_its_quota", |case| admits_exactly(case, "sliding_window")),
+    ("sliding_log_admits_exactly_its_quota", |case| admits_exactly(case, "sliding_log")),
     ("several_rules_admit_exactly_the_least_quota", several_rules_admit_exactly_the_least_quota),
     ("a_cost_is_taken_whole_or_not_at_all", a_cost_is_taken_whole_or_not_at_all),
     ("rl_take_shares_out_exactly_the_quota", rl_take_shares_out_exactly_the_quota),
     ("rl_try_acquire_many_admits_exactly_the_quota", rl_try_acquire_many_admits_exactly_the_quota),
     ("rl_check_all_in_opposite_orders_is_exact", rl_check_all_in_opposite_orders_is_exact),
     ("what_is_refunded_can_be_taken_again", what_is_refunded_can_be_taken_again),
-    ("limits_given_in_the_call_admit_exactly_the_quota", given_in_the_call),
     ("a_quota_raised_under_load_is_used_up_exactly", a_quota_raised_under_load_is_used_up_exactly),
 ];
 
-const ALGORITHMS: [&str; 4] = ["token_bucket", "fixed_window", "sliding_window", "sliding_log"];
-const SESSIONS: usize = 32;
-
-fn create(database: &Database, limiter: &str, rates: &str, algorithm: &str) -> Result<()> {
-    let create = format!("SELECT rl_create_limiter('{limiter}', '{rates}', '{algorithm}')");
-    database.connect()?.ask::<String>(&create)?;
-    Ok(())
+/// Each contest for limiters of memory, for such that give back, and for durable ones, with the library loaded at the start or not.
+pub fn tests() -> Vec<FileTest> {
+    let each = |(contest, test): &Contest| {
+        let (contest, test) = (*contest, *test);
+        let shared = |title: &str, kind: Kind| -> FileTest {
+            let name = format!("{title}{contest}");
+            let database = name.clone();
+            (
+                name,
+                Box::new(move |bed: &Bed| test(&Case { kind, database: bed.database(&database)? })),
+            )
+        };
+        let unloaded: FileTest = (
+            format!("unloaded_durable_{contest}"),
+            Box::new(move |bed: &Bed| {
+                let server = bed.private().preload(false).start()?;
+                test(&Case { kind: Kind::Durable, database: Database::new(&server, contest)? })
+            }),
+        );
+        [
+            shared("", Kind::Keep),
+            shared("refund_", Kind::Refund),
+            shared("durable_", Kind::Durable),
+            unloaded,
+        ]
+    };
+    CONTESTS.iter().flat_map(each).collect()
 }
 
-fn admits_exactly(bed: &Bed, algorithm: &str) -> Result<()> {
-    let database = bed.database(&format!("{algorithm}_admits_exactly"))?;
-    let mut crowd = Crowd::gather(&database, SESSIONS)?;
+const SESSIONS: usize = 32;
+
+/// Creates a limiter of the kind in question.
+fn create(case: &Case, limiter: &str, rates: &str, algorithm: &str) -> Result<()> {
+    case.kind.create(&mut case.database.connect()?, limiter, rates, algorithm)
+}
+
+fn admits_exactly(case: &Case, algorithm: &str) -> Result<()> {
+    let mut crowd = Crowd::gather(&case.database, SESSIONS)?;
     for quota in [100, 1_000] {
         let limiter = format!("of_{quota}");
-        create(&database, &limiter, &format!("{quota} per {AGE}"), algorithm)?;
+        create(case, &limiter, &format!("{quota} per {AGE}"), algorithm)?;
         // Four times as many as pass.
         let calls = quota / 8;
-        for round in 1..=20 {
+        for round in 1..=case.kind.pick(5, 20) {
             let admitted = crowd.sum(&format!(
                 "SELECT count(*) FROM generate_series(1, {calls}) WHERE rl_try_acquire('{limiter}', 'key {round}')"
             ))?;
@@ -49,13 +80,12 @@ fn admits_exactly(bed: &Bed, algorithm: &str) -> Result<()> {
     Ok(())
 }
 
-fn several_rules_admit_exactly_the_least_quota(bed: &Bed) -> Result<()> {
-    let database = bed.database("several_rules_admit_exactly")?;
-    let mut session = database.connect()?;
-    let mut crowd = Crowd::gather(&database, SESSIONS)?;
+fn several_rules_admit_exactly_the_least_quota(case: &Case) -> Result<()> {
+    let mut session = case.database.connect()?;
+    let mut crowd = Crowd::gather(&case.database, SESSIONS)?;
     for algorithm in ALGORITHMS {
         let rates = format!("300 per {AGE}, 200 per 73000 days, 500 per 109500 days");
-        create(&database, algorithm, &rates, algorithm)?;
+        create(case, algorithm, &rates, algorithm)?;
         let admitted = crowd.sum(&format!(
             "SELECT count(*) FROM generate_series(1, 100) WHERE (rl_check('{algorithm}', 'key')).allowed"
         ))?;
@@ -69,12 +99,11 @@ fn several_rules_admit_exactly_the_least_quota(bed: &Bed) -> Result<()> {
     Ok(())
 }
 
-fn a_cost_is_taken_whole_or_not_at_all(bed: &Bed) -> Result<()> {
-    let database = bed.database("a_cost_is_taken_whole")?;
-    let mut session = database.connect()?;
-    let mut crowd = Crowd::gather(&database, SESSIONS)?;
+fn a_cost_is_taken_whole_or_not_at_all(case: &Case) -> Result<()> {
+    let mut session = case.database.connect()?;
+    let mut crowd = Crowd::gather(&case.database, SESSIONS)?;
     for algorithm in ALGORITHMS {
-        create(&database, algorithm, &format!("1000 per {AGE}"), algorithm)?;
+        create(case, algorithm, &format!("1000 per {AGE}"), algorithm)?;
         let admitted = crowd.sum(&format!(
             "SELECT count(*) FROM generate_series(1, 50) WHERE rl_try_acquire('{algorithm}', 'key', 7)"
         ))?;
@@ -84,11 +113,10 @@ fn a_cost_is_taken_whole_or_not_at_all(bed: &Bed) -> Result<()> {
     Ok(())
 }
 
-fn rl_take_shares_out_exactly_the_quota(bed: &Bed) -> Result<()> {
-    let database = bed.database("rl_take_shares_out")?;
-    let mut crowd = Crowd::gather(&database, SESSIONS)?;
+fn rl_take_shares_out_exactly_the_quota(case: &Case) -> Result<()> {
+    let mut crowd = Crowd::gather(&case.database, SESSIONS)?;
     for algorithm in ALGORITHMS {
-        create(&database, algorithm, &format!("1000 per {AGE}"), algorithm)?;
+        create(case, algorithm, &format!("1000 per {AGE}"), algorithm)?;
         let taken = crowd.sum(&format!(
             "SELECT sum(rl_take('{algorithm}', 'key', 7))::bigint FROM generate_series(1, 50)"
         ))?;
@@ -97,10 +125,9 @@ fn rl_take_shares_out_exactly_the_quota(bed: &Bed) -> Result<()> {
     Ok(())
 }
 
-fn rl_try_acquire_many_admits_exactly_the_quota(bed: &Bed) -> Result<()> {
-    let database = bed.database("rl_try_acquire_many_admits")?;
-    create(&database, "api", &format!("100 per {AGE}"), "token_bucket")?;
-    let admitted = Crowd::gather(&database, SESSIONS)?.sum(
+fn rl_try_acquire_many_admits_exactly_the_quota(case: &Case) -> Result<()> {
+    create(case, "api", &format!("100 per {AGE}"), "token_bucket")?;
+    let admitted = Crowd::gather(&case.database, SESSIONS)?.sum(
         "SELECT count(*) FROM unnest(rl_try_acquire_many('api',
              (SELECT array_agg('key ' || n % 5) FROM generate_series(1, 500) AS n))) AS allowed WHERE allowed",
     )?;
@@ -108,12 +135,11 @@ fn rl_try_acquire_many_admits_exactly_the_quota(bed: &Bed) -> Result<()> {
     Ok(())
 }
 
-fn rl_check_all_in_opposite_orders_is_exact(bed: &Bed) -> Result<()> {
-    let database = bed.database("rl_check_all_in_opposite_orders")?;
-    let mut session = database.connect()?;
-    let mut crowd = Crowd::gather(&database, SESSIONS)?;
+fn rl_check_all_in_opposite_orders_is_exact(case: &Case) -> Result<()> {
+    let mut session = case.database.connect()?;
+    let mut crowd = Crowd::gather(&case.database, SESSIONS)?;
     for algorithm in ALGORITHMS {
-        create(&database, algorithm, &format!("300 per {AGE}"), algorithm)?;
+        create(case, algorithm, &format!("300 per {AGE}"), algorithm)?;
         // Each pair of three keys, in both orders.
         let pairs = [(0, 1), (1, 0), (1, 2), (2, 1), (2, 0), (0, 2)];
         let pair = |n: usize| pairs[n % pairs.len()];
@@ -137,12 +163,11 @@ fn rl_check_all_in_opposite_orders_is_exact(bed: &Bed) -> Result<()> {
     Ok(())
 }
 
-fn what_is_refunded_can_be_taken_again(bed: &Bed) -> Result<()> {
-    let database = bed.database("what_is_refunded")?;
-    let mut session = database.connect()?;
-    let mut crowd = Crowd::gather(&database, SESSIONS)?;
+fn what_is_refunded_can_be_taken_again(case: &Case) -> Result<()> {
+    let mut session = case.database.connect()?;
+    let mut crowd = Crowd::gather(&case.database, SESSIONS)?;
     for algorithm in ALGORITHMS {
-        create(&database, algorithm, &format!("1000 per {AGE}"), algorithm)?;
+        create(case, algorithm, &format!("1000 per {AGE}"), algorithm)?;
         let pairs = crowd.sum(&format!(
             "SELECT count(rl_refund('{algorithm}', 'key', 3)) FROM generate_series(1, 100)
               WHERE rl_try_acquire('{algorithm}', 'key', 3)"
@@ -165,11 +190,10 @@ fn given_in_the_call(bed: &Bed) -> Result<()> {
     Ok(())
 }
 
-fn a_quota_raised_under_load_is_used_up_exactly(bed: &Bed) -> Result<()> {
-    let database = bed.database("a_quota_raised_under_load")?;
-    create(&database, "api", &format!("100 per {AGE}"), "fixed_window")?;
-    let mut crowd = Crowd::gather(&database, SESSIONS)?;
-    let mut admin = database.connect()?;
+fn a_quota_raised_under_load_is_used_up_exactly(case: &Case) -> Result<()> {
+    create(case, "api", &format!("100 per {AGE}"), "fixed_window")?;
+    let mut crowd = Crowd::gather(&case.database, SESSIONS)?;
+    let mut admin = case.database.connect()?;
     let query = "SELECT count(*) FROM generate_series(1, 1000) WHERE rl_try_acquire('api', 'key')";
     let admitted = std::thread::scope(|scope| {
         let change = scope.spawn(|| admin.batch_execute("UPDATE rl_rules SET quota = 150"));

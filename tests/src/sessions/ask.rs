@@ -60,6 +60,8 @@ impl<C: GenericClient> Ask for C {
         let Err(error) = self.batch_execute(query) else {
             bail!("no error: {query}");
         };
+        // The error is sent before the transaction is rolled back.
+        let _ = self.batch_execute("");
         error.as_db_error().cloned().with_context(|| format!("{error}: {query}"))
     }
 }

@@ -7,14 +7,19 @@ mod crowd;
 mod definitions;
 mod documents;
 mod dump;
+mod durability;
 mod flood;
+mod housekeeping;
+mod kinds;
 mod lifecycle;
 mod parallel;
 mod read_only;
 mod rollback;
 mod saved;
+mod savepoints;
 mod settings;
 mod standby;
+mod transactions;
 mod unloaded;
 mod worker;
 
@@ -35,14 +40,16 @@ pub fn tests() -> Vec<FileTest> {
         crash::TESTS,
         definitions::TESTS,
         dump::TESTS,
+        durability::TESTS,
         flood::TESTS,
+        housekeeping::TESTS,
         lifecycle::TESTS,
         parallel::TESTS,
         read_only::TESTS,
-        rollback::TESTS,
         saved::TESTS,
         settings::TESTS,
         standby::TESTS,
+        transactions::TESTS,
         unloaded::TESTS,
         worker::TESTS,
     ];
@@ -50,5 +57,12 @@ pub fn tests() -> Vec<FileTest> {
         .concat()
         .into_iter()
         .map(|(name, test)| -> FileTest { (name.to_owned(), Box::new(test)) });
-    named.chain(documents::tests()).collect()
+    let made = [
+        admission::tests(),
+        documents::tests(),
+        rollback::tests(),
+        savepoints::tests(),
+        transactions::tests(),
+    ];
+    named.chain(made.into_iter().flatten()).collect()
 }

@@ -1,0 +1,326 @@
+//! What folding and purging durable counts must leave alone, and whom.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{ensure, Context, Result};
+use postgres::Client;
+use testbed::{Server, Stop};
+
+use super::ask::{ensure_code, eventually, Ask, AGE};
+use super::durability::ledgers;
+use super::kinds::{Kind, ALGORITHMS};
+use super::Test;
+use crate::bed::{Bed, Database};
+
+pub const TESTS: &[Test] = &[
+    ("a_limiter_created_while_folding_waits_is_counted", created_while_folding_waits),
+    ("a_dropped_limiter_is_purged_and_forgotten", a_dropped_limiter_is_purged),
+    ("a_renamed_limiter_keeps_its_counts", a_renamed_limiter_keeps_its_counts),
+    ("a_changed_storage_begins_afresh_and_undoes_nothing_twice", a_changed_storage),
+    ("expired_counts_are_purged", expired_counts_are_purged),
+    ("purging_collides_with_no_session", |bed| collides_with_no_session(bed, true)),
+    ("purging_collides_with_no_session_without_preload", |bed| {
+        collides_with_no_session(bed, false)
+    }),
+    ("purging_many_keys_needs_few_locks_without_preload", many_keys_need_few_locks),
+    ("ledgers_from_preloaded_times_are_purged_without_preload", from_preloaded_times),
+    ("an_administrator_can_purge", an_administrator_can_purge),
+    ("purging_in_a_read_only_transaction_is_refused", purging_read_only),
+    ("purging_that_is_rolled_back_loses_nothing", purging_that_is_rolled_back),
+    ("a_reader_of_the_tables_does_not_stop_decisions", a_reader_of_the_tables),
+];
+
+const NAME: &str = "housekeeping";
+
+fn start(bed: &Bed, preload: bool) -> Result<(Server, Client)> {
+    let server = bed.private().preload(preload).start()?;
+    let session = Database::new(&server, NAME)?.connect()?;
+    Ok((server, session))
+}
+
+fn connect(server: &Server) -> Result<Client> {
+    server.connect_to(NAME, "postgres")
+}
+
+fn durable(session: &mut Client, name: &str, rates: &str) -> Result<()> {
+    Kind::Durable.create(session, name, rates, "token_bucket")
+}
+
+fn created_while_folding_waits(bed: &Bed) -> Result<()> {
+    let (mut server, mut session) = start(bed, true)?;
+    durable(&mut session, "old", &format!("10 per {AGE}"))?;
+    session.batch_execute("SELECT rl_enforce('old', 'key')")?;
+    // Its transaction has chosen a ledger, which the next folding takes.
+    let mut long = connect(&server)?;
+    long.batch_execute("BEGIN; SELECT rl_enforce('old', 'key')")?;
+    let mut keeper = connect(&server)?;
+    std::thread::scope(|scope| {
+        let folding = scope.spawn(move || keeper.ask::<i64>("SELECT rl_purge()"));
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        durable(&mut session, "new", &format!("10 per {AGE}"))?;
+        long.batch_execute("SELECT rl_enforce('new', 'key', 3); COMMIT")?;
+        folding.join().ok().context("folding panicked")??;
+        session.ask::<i64>("SELECT rl_purge()")
+    })?;
+    server.restart(Stop::Immediate)?;
+    let mut session = connect(&server)?;
+    let left = (session.left("old", "key")?, session.left("new", "key")?);
+    ensure!(left == (8, 7), "{left:?} left");
+    Ok(())
+}
+
+fn counts(session: &mut Client) -> Result<i64> {
+    session.ask("SELECT count(*) FROM rl_counts")
+}
+
+fn a_dropped_limiter_is_purged(bed: &Bed) -> Result<()> {
+    let (mut server, mut session) = start(bed, true)?;
+    durable(&mut session, "api", &format!("10 per {AGE}"))?;
+    let mut open = connect(&server)?;
+    open.batch_execute("BEGIN; SELECT rl_enforce('api', 'key', 3)")?;
+    session.batch_execute("SELECT rl_enforce('api', 'key', 2); SELECT rl_purge()")?;
+    session.batch_execute("SELECT rl_enforce('api', 'key', 2); SELECT rl_drop_limiter('api')")?;
+    durable(&mut session, "api", &format!("10 per {AGE}"))?;
+    open.batch_execute("COMMIT")?;
+    ensure!(
+        session.left("api", "key")? == 10,
+        "the new limiter found what was left of the old one"
+    );
+    session.batch_execute("SELECT rl_enforce('api', 'other', 1)")?;
+    for _ in 0..3 {
+        session.ask::<i64>("SELECT rl_purge()")?;
+    }
+    ensure!(ledgers(&mut session)? == (0, 0) && counts(&mut session)? == 1, "rows are left");
+    server.restart(Stop::Immediate)?;
+    let mut session = connect(&server)?;
+    ensure!(session.left("api", "key")? == 10 && session.left("api", "other")? == 9);
+    Ok(())
+}
+
+fn a_renamed_limiter_keeps_its_counts(bed: &Bed) -> Result<()> {
+    let (mut server, mut session) = start(bed, true)?;
+    durable(&mut session, "api", &format!("10 per {AGE}"))?;
+    let mut open = connect(&server)?;
+    open.batch_execute("BEGIN; SELECT rl_enforce('api', 'key', 3)")?;
+    session.batch_execute("SELECT rl_enforce('api', 'key', 1)")?;
+    session.batch_execute("UPDATE rl_limiters SET name = 'public'")?;
+    ensure!(session.left("public", "key")? == 6);
+    open.batch_execute("SELECT rl_enforce('public', 'key', 1); COMMIT")?;
+    for _ in 0..2 {
+        ensure!(session.left("public", "key")? == 5, "{} left", session.left("public", "key")?);
+        session.ask::<i64>("SELECT rl_purge()")?;
+        server.restart(Stop::Immediate)?;
+        session = connect(&server)?;
+    }
+    Ok(())
+}
+
+fn a_changed_storage(bed: &Bed) -> Result<()> {
+    let database = bed.database("changed_storage")?;
+    let (mut session, mut open) = (database.connect()?, database.connect()?);
+    for name in ALGORITHMS {
+        Kind::Refund.create(&mut session, name, &format!("10 per {AGE}"), name)?;
+        let mut change = |storage: &str| {
+            session.batch_execute(&format!(
+                "UPDATE rl_limiters SET storage = '{storage}' WHERE name = '{name}'"
+            ))
+        };
+        let take = |cost: i64| format!("SELECT rl_enforce('{name}', 'key', {cost})");
+        open.batch_execute(&format!("BEGIN; {}", take(5)))?;
+        change("durable")?;
+        let mut other = database.connect()?;
+        other.batch_execute(&take(3))?;
+        open.batch_execute(&take(1))?;
+        ensure!(other.left(name, "key")? == 6, "{name}: {} left", other.left(name, "key")?);
+        open.batch_execute("ROLLBACK")?;
+        ensure!(other.left(name, "key")? == 7, "{name}: {} left", other.left(name, "key")?);
+        // Back in memory, nothing of the first transaction is there any more.
+        change("memory")?;
+        ensure!(other.left(name, "key")? == 10, "{name}: {} left", other.left(name, "key")?);
+        change("durable")?;
+        ensure!(other.left(name, "key")? == 7, "{name}: {} left", other.left(name, "key")?);
+    }
+    Ok(())
+}
+
+fn expired_counts_are_purged(bed: &Bed) -> Result<()> {
+    let database = bed.database("expired_counts")?;
+    let mut session = database.connect()?;
+    for name in ALGORITHMS {
+        Kind::Durable.create(&mut session, name, "10 per 100 ms", name)?;
+        session.batch_execute(&format!(
+            "SELECT rl_enforce('{name}', 'key ' || n) FROM generate_series(1, 50) AS n"
+        ))?;
+    }
+    durable(&mut session, "slow", &format!("10 per {AGE}"))?;
+    session.batch_execute("SELECT rl_enforce('slow', 'key'); SELECT rl_purge()")?;
+    eventually("only what counts is left", || {
+        session.ask::<i64>("SELECT rl_purge()")?;
+        Ok(counts(&mut session)? == 1)
+    })?;
+    ensure!(session.left("slow", "key")? == 9);
+    Ok(())
+}
+
+fn collides_with_no_session(bed: &Bed, preload: bool) -> Result<()> {
+    let (server, mut session) = start(bed, preload)?;
+    // Keys that are as good as new when they are taken again: what is purged is what is written.
+    durable(&mut session, "short", "1000 per 1 ms")?;
+    durable(&mut session, "long", &format!("100000 per {AGE}"))?;
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let worker = |n: i64| {
+            let mut session = connect(&server)?;
+            let mut taken = 0;
+            while !done.load(Ordering::Relaxed) {
+                taken += 1;
+                session.batch_execute(&format!(
+                    "SELECT rl_enforce('short', 'key ' || {taken} % 500); SELECT rl_enforce('long', 'key {n}')"
+                ))?;
+            }
+            Ok::<_, anyhow::Error>(taken)
+        };
+        let threads: Vec<_> = (0..4).map(|n| scope.spawn(move || worker(n))).collect();
+        let start = std::time::Instant::now();
+        let mut purge = || {
+            while start.elapsed().as_secs() < 5 {
+                session.ask::<i64>("SELECT rl_purge()").context("purging")?;
+            }
+            Ok(())
+        };
+        let purged: Result<()> = purge();
+        done.store(true, Ordering::Relaxed);
+        for (n, thread) in threads.into_iter().enumerate() {
+            let taken = thread.join().ok().context("a session panicked")??;
+            let left = session.left("long", &format!("key {n}"))?;
+            ensure!(left == 100_000 - taken, "{left} left after {taken} were taken");
+        }
+        purged
+    })
+}
+
+fn many_keys_need_few_locks(bed: &Bed) -> Result<()> {
+    let (_server, mut session) = start(bed, false)?;
+    durable(&mut session, "short", "10 per 1 ms")?;
+    // A transaction each: what one transaction takes of many keys has to be locked.
+    session.batch_execute(
+        "DO $$ BEGIN
+             FOR n IN 1..30000 LOOP PERFORM rl_enforce('short', 'key ' || n); COMMIT; END LOOP;
+         END $$",
+    )?;
+    eventually("all are purged", || {
+        session.ask::<i64>("SELECT rl_purge()")?;
+        Ok(counts(&mut session)? == 0)
+    })
+}
+
+fn from_preloaded_times(bed: &Bed) -> Result<()> {
+    let (mut server, mut session) = start(bed, true)?;
+    durable(&mut session, "short", "10 per 1 ms")?;
+    durable(&mut session, "long", &format!("10 per {AGE}"))?;
+    session.batch_execute("SELECT rl_enforce('short', 'key'), rl_enforce('long', 'key', 2)")?;
+    session.batch_execute("SELECT rl_enforce('short', 'key'), rl_enforce('long', 'other', 3)")?;
+    server.stop(Stop::Fast)?;
+    let path = server.pgdata().join("postgresql.conf");
+    let settings = std::fs::read_to_string(&path)?;
+    std::fs::write(&path, format!("{settings}\nshared_preload_libraries = ''\n"))?;
+    server.start_again()?;
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    let mut session = connect(&server)?;
+    ensure!(session.left("long", "key")? == 8, "{} left", session.left("long", "key")?);
+    session.batch_execute("SELECT rl_enforce('long', 'key', 1)")?;
+    // On PostgreSQL 17 and later memory is shared without preload, too, and folding takes two turns.
+    for _ in 0..2 {
+        session.ask::<i64>("SELECT rl_purge()")?;
+    }
+    ensure!(ledgers(&mut session)? == (0, 0) && counts(&mut session)? == 2, "rows are left");
+    let left = (session.left("long", "key")?, session.left("long", "other")?);
+    ensure!(left == (7, 7), "{left:?} left");
+    Ok(())
+}
+
+fn an_administrator_can_purge(bed: &Bed) -> Result<()> {
+    let database = bed.database("administrator_purges")?;
+    let mut session = database.connect()?;
+    session.batch_execute("CREATE ROLE purger LOGIN; SELECT rl_grant_admin('purger')")?;
+    durable(&mut session, "api", &format!("10 per {AGE}"))?;
+    session.batch_execute("SELECT rl_enforce('api', 'key')")?;
+    let mut purger = database.connect_as("purger")?;
+    ensure!(purger.ask::<i64>("SELECT rl_purge()")? == 1, "nothing was folded");
+    purger.batch_execute(
+        "SELECT rl_enforce('api', 'key'), rl_reset('api', 'other'), rl_refund('api', 'key')",
+    )?;
+    purger.batch_execute("SELECT rl_reset_all('api')")?;
+    ensure!(session.left("api", "key")? == 10);
+    Ok(())
+}
+
+fn purging_read_only(bed: &Bed) -> Result<()> {
+    let database = bed.database("purging_read_only")?;
+    let mut session = database.connect()?;
+    durable(&mut session, "short", "10 per 1 ms")?;
+    session.batch_execute("SELECT rl_enforce('short', 'key')")?;
+    let refused = "BEGIN READ ONLY; SELECT rl_purge()";
+    ensure_code(&session.refused(refused)?, "25006").context("with a ledger to fold")?;
+    session.batch_execute("ROLLBACK; SELECT rl_purge()")?;
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    durable(&mut session, "other", "10 per 1 ms")?;
+    ensure_code(&session.refused(refused)?, "25006").context("with counts to purge")?;
+    Ok(())
+}
+
+fn purging_that_is_rolled_back(bed: &Bed) -> Result<()> {
+    let (mut server, mut session) = start(bed, true)?;
+    for name in ALGORITHMS {
+        Kind::Durable.create(&mut session, name, &format!("100 per {AGE}"), name)?;
+    }
+    let mut taken = 0;
+    for purge in [
+        "SELECT rl_purge()",
+        "SELECT rl_purge(); SELECT rl_purge()",
+        "SAVEPOINT s; SELECT rl_purge(); ROLLBACK TO s",
+    ] {
+        for end in ["ROLLBACK", "COMMIT"] {
+            for name in ALGORITHMS {
+                session.batch_execute(&format!("SELECT rl_enforce('{name}', 'key', 2)"))?;
+            }
+            session.batch_execute(&format!("BEGIN; {purge}; {end}"))?;
+            for name in ALGORITHMS {
+                session.batch_execute(&format!("SELECT rl_enforce('{name}', 'key', 1)"))?;
+            }
+            taken += 3;
+            server.restart(Stop::Immediate)?;
+            session = connect(&server)?;
+            for name in ALGORITHMS {
+                let left = session.left(name, "key")?;
+                ensure!(left == 100 - taken, "{name}: {left} left after {taken}, {purge}, {end}");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// As `pg_dump` does, which locks all tables for its whole run.
+fn a_reader_of_the_tables(bed: &Bed) -> Result<()> {
+    let (mut server, mut session) = start(bed, true)?;
+    durable(&mut session, "api", &format!("100 per {AGE}"))?;
+    let mut reader = connect(&server)?;
+    for lock in ["rl_ledger_0, rl_ledger_1, rl_counts", "rl_counts"] {
+        session.batch_execute("SELECT rl_enforce('api', 'key')")?;
+        reader.batch_execute(&format!("BEGIN; LOCK TABLE {lock} IN ACCESS SHARE MODE"))?;
+        for _ in 0..3 {
+            // What cannot be folded now is folded later.
+            session.ask::<i64>("SELECT rl_purge()").context(lock)?;
+            session.batch_execute("SELECT rl_enforce('api', 'key'), rl_peek('api', 'new key')")?;
+        }
+        reader.batch_execute("COMMIT")?;
+    }
+    ensure!(session.left("api", "key")? == 92);
+    for _ in 0..2 {
+        session.ask::<i64>("SELECT rl_purge()")?;
+    }
+    ensure!(ledgers(&mut session)? == (0, 0));
+    server.restart(Stop::Immediate)?;
+    ensure!(connect(&server)?.left("api", "key")? == 92);
+    Ok(())
+}
