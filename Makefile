@@ -1,7 +1,7 @@
 # Variables: PG="15 16 18"   versions to test (default 18)
 #            T=regress::name run only the tests whose name contains this
 #            LOG=file        make demo writes what it did there
-#            QUICK=1         make bench takes one minute instead of six
+#            QUICK=1         make bench takes two minutes instead of eleven
 #            UPDATE_EXPECTED=1  make test takes what the SQL files print as right
 #            PG_CONFIG=path  use this server instead of a private one
 

@@ -1,14 +1,12 @@
 //! What clients get, through the protocol, with prepared statements.
 
-use std::path::PathBuf;
-
 use anyhow::{Context, Result};
 use serde_json::{json, Value};
 
 use crate::contender::{Contender, Keys};
 use crate::lab::Lab;
 use crate::options::Options;
-use crate::pgbench::{self, Slice};
+use crate::pgbench::{self, Length, Slice};
 use crate::stats::Spread;
 
 /// Numbers of clients.
@@ -41,37 +39,25 @@ pub fn measure(lab: &mut Lab, options: &Options) -> Result<Clients> {
                 [Keys::Hot, Keys::Spread]
             };
             for keys in keys.into_iter().filter(|keys| contender.runs_with(*keys)) {
-                cells.push(Cell { contender, keys, clients, slices: Vec::new() });
+                cells.push(Cell::new(contender, keys, clients));
             }
         }
     }
+    let mut measured = Clients { cells };
     for round in 0..options.rounds {
         eprintln!("==> pgbench: round {} of {}", round + 1, options.rounds);
         let everybody = round % options.others_every == 0;
-        let mut order: Vec<&mut Cell> =
-            cells.iter_mut().filter(|cell| everybody || cell.contender.has_target()).collect();
-        // Who came first comes last in the next round, so that a trend favours nobody.
-        if round % 2 == 1 {
-            order.reverse();
-        }
-        for cell in order {
-            let script = script(lab, cell)?;
-            let slice = pgbench::run(lab.server(), &script, cell.clients, options.seconds)
-                .with_context(|| cell.contender.name())?;
-            cell.slices.push((round, slice));
-        }
+        let take_part = |cell: &Cell| everybody || cell.contender.has_target();
+        measured.round(lab, round, options.seconds, take_part)?;
     }
-    Ok(Clients { cells })
-}
-
-fn script(lab: &Lab, cell: &Cell) -> Result<PathBuf> {
-    let path = PathBuf::from(lab.server().host()).join("script.sql");
-    std::fs::write(&path, cell.contender.script(cell.keys))
-        .with_context(|| format!("cannot write {}", path.display()))?;
-    Ok(path)
+    Ok(measured)
 }
 
 impl Cell {
+    pub fn new(contender: Contender, keys: Keys, clients: u32) -> Self {
+        Cell { contender, keys, clients, slices: Vec::new() }
+    }
+
     fn spread(&self, figure: impl Fn(&Slice) -> f64) -> Spread {
         Spread::of(self.slices.iter().map(|(_, slice)| figure(slice)))
     }
@@ -90,6 +76,30 @@ impl Cell {
 }
 
 impl Clients {
+    /// Measures each cell that takes part once, for so many seconds.
+    pub fn round(
+        &mut self,
+        lab: &Lab,
+        round: usize,
+        seconds: u32,
+        take_part: impl Fn(&Cell) -> bool,
+    ) -> Result<()> {
+        let mut order: Vec<&mut Cell> =
+            self.cells.iter_mut().filter(|cell| take_part(cell)).collect();
+        // Who came first comes last in the next round, so that a trend favours nobody.
+        if round % 2 == 1 {
+            order.reverse();
+        }
+        for cell in order {
+            let script = lab.script(cell.contender, cell.keys)?;
+            let length = Length::Seconds(seconds);
+            let slice = pgbench::run(lab.server(), &script, cell.clients, length)
+                .with_context(|| cell.contender.name())?;
+            cell.slices.push((round, slice));
+        }
+        Ok(())
+    }
+
     pub fn find(&self, contender: Contender, keys: Keys, clients: u32) -> Option<&Cell> {
         let wanted = (contender, keys, clients);
         self.cells.iter().find(|cell| (cell.contender, cell.keys, cell.clients) == wanted)

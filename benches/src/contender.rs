@@ -1,6 +1,6 @@
 //! The statements that pgbench compares.
 
-use crate::lab::{HOT, KEYS, TOO_MUCH};
+use crate::lab::{HOT, KEYS, SOME_KEYS, TOO_MUCH};
 
 /// A way to decide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -10,6 +10,8 @@ pub enum Contender {
     Acquire,
     Denied,
     Check,
+    Durable,
+    DurableDenied,
     AdvisoryLock,
     UpsertUnlogged,
     UpsertUnloggedDenied,
@@ -22,6 +24,8 @@ pub enum Contender {
 pub enum Keys {
     /// Always the same.
     Hot,
+    /// Any of 5,000.
+    Some,
     /// Any of a million.
     Spread,
 }
@@ -30,13 +34,23 @@ impl Keys {
     pub fn name(self) -> &'static str {
         match self {
             Keys::Hot => "hot",
+            Keys::Some => "5,000",
             Keys::Spread => "spread",
+        }
+    }
+
+    /// The number of the last.
+    fn last(self) -> u64 {
+        match self {
+            Keys::Hot => HOT,
+            Keys::Some => SOME_KEYS,
+            Keys::Spread => KEYS,
         }
     }
 }
 
 impl Contender {
-    /// In the order of the table.
+    /// Those that are compared with the empty function, in the order of the table.
     pub const ALL: [Contender; 9] = [
         Contender::Empty,
         Contender::Acquire,
@@ -55,6 +69,8 @@ impl Contender {
             Contender::Acquire => "rl_try_acquire",
             Contender::Denied => "rl_try_acquire, denied",
             Contender::Check => "rl_check",
+            Contender::Durable => "durable",
+            Contender::DurableDenied => "durable, denied",
             Contender::AdvisoryLock => "advisory lock",
             Contender::UpsertUnlogged => "upsert, unlogged",
             Contender::UpsertUnloggedDenied => "upsert, unlogged, denied",
@@ -76,13 +92,17 @@ impl Contender {
 
     /// The script for pgbench, the same but for the statement.
     pub fn script(self, keys: Keys) -> String {
-        let last = if keys == Keys::Hot { HOT } else { KEYS };
+        let last = keys.last();
         let key = "'user:' || :k";
         let statement = match self {
             Contender::Empty => format!("SELECT bench_empty('api', {key})"),
             Contender::Acquire => format!("SELECT rl_try_acquire('api', {key})"),
             Contender::Denied => format!("SELECT rl_try_acquire('api', {key}, {TOO_MUCH})"),
             Contender::Check => format!("SELECT allowed FROM rl_check('api', {key})"),
+            Contender::Durable => format!("SELECT rl_try_acquire('durable', {key})"),
+            Contender::DurableDenied => {
+                format!("SELECT rl_try_acquire('durable', {key}, {TOO_MUCH})")
+            }
             Contender::AdvisoryLock => {
                 format!("SELECT pg_try_advisory_xact_lock(hashtextextended({key}, 0))")
             }

@@ -67,6 +67,9 @@ pub struct Inside {
 /// Names that the targets look for.
 pub const ACQUIRE: &str = "rl_try_acquire";
 pub const CHECK: &str = "rl_check";
+pub const REFUND: &str = "rl_try_acquire, refund";
+pub const ACQUIRE_ALONE: &str = "rl_try_acquire, each committed";
+pub const REFUND_ALONE: &str = "rl_try_acquire, refund, each committed";
 
 fn hot(rows: u64, name: &'static str, kind: Kind, call: &str) -> Case {
     let condition = match kind {
@@ -88,6 +91,17 @@ fn upsert_loop(name: &'static str, table: &str, times: u64) -> Case {
         "DO $$ BEGIN FOR i IN 1..{times} LOOP
             INSERT INTO {table} AS w VALUES ('user:1', date_trunc('minute', now()), 1)
                 ON CONFLICT (k, win) DO UPDATE SET n = w.n + 1 WHERE w.n < {TOO_MUCH};
+            COMMIT;
+        END LOOP; END $$"
+    );
+    Case { name, million: false, before: None, sql, calls: times, kind: Kind::Alone }
+}
+
+/// The same with a decision: all that goes with a transaction counts, too.
+fn decision_loop(name: &'static str, limiter: &str, times: u64) -> Case {
+    let sql = format!(
+        "DO $$ BEGIN FOR i IN 1..{times} LOOP
+            PERFORM rl_try_acquire('{limiter}', 'user:12345');
             COMMIT;
         END LOOP; END $$"
     );
@@ -116,7 +130,16 @@ fn cases(rows: u64) -> Vec<Case> {
         hot(rows, "rows alone", Source, ""),
         hot(rows, "empty function", Empty, "bench_empty('api', 'user:12345')"),
         hot(rows, ACQUIRE, Rows, "rl_try_acquire('api', 'user:12345')"),
+        // Beside what it is compared with. Here all calls share one transaction, as those of a statement do.
+        hot(rows, REFUND, Rows, "rl_try_acquire('refund', 'user:12345')"),
         hot(rows, "rl_try_acquire, denied", Rows, &denied("'user:12345'")),
+        hot(rows, "rl_try_acquire, durable", Rows, "rl_try_acquire('durable', 'user:12345')"),
+        hot(
+            rows,
+            "rl_try_acquire, durable, denied",
+            Rows,
+            &format!("NOT rl_try_acquire('durable', 'user:12345', {TOO_MUCH})"),
+        ),
         hot(rows, "rl_try_acquire, two rules", Rows, "rl_try_acquire('two_rules', 'user:12345')"),
         hot(
             rows,
@@ -145,6 +168,9 @@ fn cases(rows: u64) -> Vec<Case> {
             &format!("NOT (rl_check('api', 'user:12345', {TOO_MUCH})).allowed"),
         ),
         hot_lock,
+        decision_loop(ACQUIRE_ALONE, "api", rows),
+        decision_loop(REFUND_ALONE, "refund", rows),
+        decision_loop("rl_try_acquire, durable, each committed", "durable", rows / 200),
         upsert_loop("upsert, unlogged", "unlogged", rows / 20),
         upsert_loop("upsert, logged", "logged", rows / 100),
         million("rows alone", Source, "key IS NOT NULL"),
@@ -190,7 +216,7 @@ pub fn measure(lab: &mut Lab, options: &Options) -> Result<Inside> {
 /// Makes each limiter known to the session, and some keys such that the next call with a great cost is denied.
 fn prepare(lab: &mut Lab) -> Result<()> {
     let limiters =
-        "VALUES ('api'), ('two_rules'), ('fixed_window'), ('sliding_window'), ('sliding_log')";
+        "VALUES ('api'), ('refund'), ('durable'), ('two_rules'), ('fixed_window'), ('sliding_window'), ('sliding_log')";
     lab.client().batch_execute(&format!(
         "SELECT rl_try_acquire(name, 'user:12345') FROM ({limiters}) AS l (name);
          SELECT bench_empty('api', 'x'), count(*) FROM keys"
@@ -242,6 +268,12 @@ fn row((case, rounds): (&Case, Vec<Round>)) -> Row {
 impl Inside {
     pub fn find(&self, name: &str, million: bool) -> Option<&Row> {
         self.rows.iter().find(|row| row.name == name && row.million == million)
+    }
+
+    /// How many CPU nanoseconds a call of one takes more than a call of the other, round by round.
+    pub fn difference(&self, of: &str, to: &str) -> Option<Spread> {
+        let pairs = self.find(of, false)?.rounds.iter().zip(&self.find(to, false)?.rounds);
+        Some(Spread::of(pairs.map(|(of, to)| of.net - to.net)))
     }
 
     pub fn to_json(&self) -> Value {

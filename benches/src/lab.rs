@@ -6,12 +6,16 @@ use std::process::Command;
 use anyhow::{ensure, Context, Result};
 use serde_json::{json, Value};
 use testbed::postgres::Client;
-use testbed::{Server, Tree};
+use testbed::{Server, Stop, Tree};
+
+use crate::contender::{Contender, Keys};
 
 /// How many keys the table of keys has.
 pub const KEYS: u64 = 1_000_000;
 /// How many keys the hand-written upsert inside a backend gets: it takes so much longer.
 pub const FEW_KEYS: u64 = 50_000;
+/// How many keys a durable limiter gets.
+pub const SOME_KEYS: u64 = 5_000;
 /// The hot key; one of the keys of the table.
 pub const HOT: u64 = 1;
 /// So much is left to no key that was used at all, and no key ever uses so much: with this cost a call is denied.
@@ -33,6 +37,8 @@ const SETTINGS: &[(&str, &str)] = &[
 const OBJECTS: &str = "
     CREATE EXTENSION ratelimit;
     SELECT rl_create_limiter('api', '10 per day burst 1000000000000');
+    SELECT rl_create_limiter('refund', '10 per day burst 1000000000000', on_rollback => 'refund');
+    SELECT rl_create_limiter('durable', '10 per day burst 1000000000000', storage => 'durable');
     SELECT rl_create_limiter('fixed_window', '1000000000000 per hour', 'fixed_window');
     SELECT rl_create_limiter('sliding_window', '1000000000000 per hour', 'sliding_window');
     SELECT rl_create_limiter('sliding_log', '100 per hour', 'sliding_log');
@@ -60,7 +66,7 @@ impl Lab {
         let builder =
             SETTINGS.iter().fold(Server::builder(tree), |b, (name, value)| b.setting(name, value));
         let server = builder.start()?;
-        let mut client = server.connect()?;
+        let (mut client, backend) = connect(&server)?;
         // One by one: VACUUM cannot share a transaction.
         for statement in OBJECTS.split(";\n") {
             client.batch_execute(statement)?;
@@ -71,8 +77,7 @@ impl Lab {
              LANGUAGE c VOLATILE PARALLEL RESTRICTED COST 100 AS '{}'",
             library.display()
         ))?;
-        let pid: i32 = client.query_one("SELECT pg_backend_pid()", &[])?.get(0);
-        Ok(Lab { client, backend: pid.unsigned_abs(), server })
+        Ok(Lab { client, backend, server })
     }
 
     pub fn server(&self) -> &Server {
@@ -87,6 +92,40 @@ impl Lab {
     /// The process of that session.
     pub fn backend(&self) -> u32 {
         self.backend
+    }
+
+    /// Writes the script for pgbench, over the last one.
+    pub fn script(&self, contender: Contender, keys: Keys) -> Result<PathBuf> {
+        self.write_script(&contender.script(keys))
+    }
+
+    pub fn write_script(&self, text: &str) -> Result<PathBuf> {
+        let path = PathBuf::from(self.server.host()).join("script.sql");
+        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(path)
+    }
+
+    /// Ends the sessions and the server.
+    pub fn stop(&mut self) -> Result<()> {
+        self.server.stop(Stop::Fast)
+    }
+
+    /// Starts the server again, with a new session.
+    pub fn start(&mut self) -> Result<()> {
+        self.server.start_again()?;
+        (self.client, self.backend) = connect(&self.server)?;
+        Ok(())
+    }
+
+    /// Changes a setting of the running server, or gives it up where there is no value. Sessions hear of it in a moment.
+    pub fn set(&mut self, name: &str, value: Option<&str>) -> Result<()> {
+        set(&mut self.client, name, value)
+    }
+
+    /// How many keys of shared memory are live.
+    pub fn live_keys(&mut self) -> Result<u64> {
+        let keys: i64 = self.client.query_one("SELECT keys FROM rl_info()", &[])?.get(0);
+        Ok(keys.unsigned_abs())
     }
 
     pub fn version(&mut self) -> Result<String> {
@@ -105,11 +144,8 @@ impl Lab {
         let sql = "SELECT count(*) FROM keys WHERE rl_try_acquire('api', key)";
         let count: i64 = self.client.query_one(sql, &[])?.get(0);
         ensure!(count.unsigned_abs() == KEYS, "only {count} of {KEYS} keys were allowed");
-        let live: Option<i64> = self.client.query_one("SELECT keys FROM rl_info()", &[])?.get(0);
-        ensure!(
-            live.is_some_and(|live| live.unsigned_abs() >= KEYS),
-            "only {live:?} keys are live"
-        );
+        let live = self.live_keys()?;
+        ensure!(live >= KEYS, "only {live} keys are live");
         Ok(())
     }
 }
@@ -132,6 +168,21 @@ impl Memory {
     pub fn to_json(self) -> Value {
         json!({ "bytes": self.bytes, "max_keys": self.keys })
     }
+}
+
+/// A session, and its process.
+fn connect(server: &Server) -> Result<(Client, u32)> {
+    let mut client = server.connect()?;
+    let pid: i32 = client.query_one("SELECT pg_backend_pid()", &[])?.get(0);
+    Ok((client, pid.unsigned_abs()))
+}
+
+/// See [`Lab::set`].
+pub fn set(client: &mut Client, name: &str, value: Option<&str>) -> Result<()> {
+    let value = value.map_or("DEFAULT".to_owned(), |value| format!("'{value}'"));
+    client.batch_execute(&format!("ALTER SYSTEM SET {name} = {value}"))?;
+    client.batch_execute("SELECT pg_reload_conf()")?;
+    Ok(())
 }
 
 pub fn settings_json() -> Value {

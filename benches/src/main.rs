@@ -1,15 +1,22 @@
 //! `make bench`: what a decision costs, beside an empty function, an advisory lock and the upserts that people write by hand, all on
-//! one private server and in turns, so that a noisy machine disturbs all of them alike.
+//! one private server and in turns, so that a noisy machine disturbs all of them alike. README.md beside this folder says how to read
+//! it.
 
 mod clients;
 mod contender;
 mod cpu;
+mod durable;
+mod house;
 mod inside;
 mod lab;
 mod machine;
+mod million;
 mod options;
 mod pgbench;
+mod redis;
 mod report;
+mod saved;
+mod snapshot;
 mod stats;
 mod target;
 
@@ -20,8 +27,25 @@ use anyhow::{Context, Result};
 use serde_json::json;
 use testbed::Tree;
 
-use lab::Lab;
+use clients::Clients;
+use durable::Durable;
+use inside::Inside;
+use lab::{Lab, Memory};
+use million::Million;
 use options::Options;
+use saved::Saved;
+use snapshot::Snapshot;
+
+/// All that was measured.
+struct Results {
+    memory: Memory,
+    inside: Inside,
+    clients: Clients,
+    million: Million,
+    durable: Durable,
+    snapshot: Snapshot,
+    saved: Saved,
+}
 
 fn main() -> Result<()> {
     let options = Options::from_args()?;
@@ -30,9 +54,16 @@ fn main() -> Result<()> {
 
     eprintln!("==> starting a private server");
     let mut lab = Lab::new(&Tree::new(&options.pg_config)?)?;
-    let memory = lab.memory()?;
-    let inside = inside::measure(&mut lab, &options)?;
-    let clients = clients::measure(&mut lab, &options)?;
+    let results = Results {
+        memory: lab.memory()?,
+        inside: inside::measure(&mut lab, &options)?,
+        clients: clients::measure(&mut lab, &options)?,
+        // Before the tables know other keys.
+        million: million::measure(&mut lab, &options)?,
+        durable: durable::measure(&mut lab, &options)?,
+        snapshot: snapshot::measure(&mut lab, &options)?,
+        saved: saved::measure(&mut lab, &options)?,
+    };
 
     let about = json!({
         "before": before,
@@ -43,20 +74,24 @@ fn main() -> Result<()> {
         "options": options.to_json(),
         "settings": lab::settings_json(),
     });
-    let targets = target::all(&inside, &clients, &memory);
-    let text = report::text(&about, &inside, &clients, &targets);
-    let results = json!({
+    let targets = target::all(&results);
+    let text = report::text(&about, &results, &targets);
+    let json = json!({
         "about": about,
-        "memory": memory.to_json(),
-        "inside": inside.to_json(),
-        "pgbench": clients.to_json(),
+        "memory": results.memory.to_json(),
+        "inside": results.inside.to_json(),
+        "pgbench": results.clients.to_json(),
+        "million": results.million.to_json(),
+        "durable": results.durable.to_json(),
+        "snapshot": results.snapshot.to_json(),
+        "saved": results.saved.to_json(),
         "targets": targets.iter().map(target::Target::to_json).collect::<Vec<_>>(),
     });
 
     let folder = folder();
     std::fs::create_dir_all(&folder)
         .with_context(|| format!("cannot make {}", folder.display()))?;
-    std::fs::write(folder.join("results.json"), format!("{results:#}\n"))?;
+    std::fs::write(folder.join("results.json"), format!("{json:#}\n"))?;
     std::fs::write(folder.join("results.txt"), &text)?;
     println!("{text}");
     eprintln!("==> written to target/bench: results.txt, and results.json with all rounds");

@@ -19,10 +19,23 @@ pub struct Options {
     pub rounds: usize,
     /// In which of these rounds the other cells get theirs: in one of so many.
     pub others_every: usize,
+    /// How often each cell of pgbench with durable limiters gets its turn.
+    pub durable_rounds: usize,
     /// How often each case inside a backend gets its turn.
     pub inside_rounds: usize,
     /// Rows of `generate_series` for the hot key.
     pub rows: u64,
+    /// Whether to be done soon rather than to be right.
+    pub quick: bool,
+    /// How long another session keeps an old snapshot open.
+    pub snapshot_seconds: u32,
+    /// How often the hot key of a durable limiter is granted.
+    pub grants: u64,
+    /// How often the server is restarted to save and to load.
+    pub restarts: usize,
+    /// How often calls are watched with and without saves, and for how long each time.
+    pub saving_rounds: usize,
+    pub saving_seconds: u32,
 }
 
 impl Options {
@@ -44,13 +57,21 @@ impl Options {
         }
         let (default_seconds, default_rounds, inside_rounds, rows) =
             if quick { (1, 1, 2, 30_000) } else { (2, 7, 7, 100_000) };
+        let rounds = rounds.unwrap_or(default_rounds).max(1);
         Ok(Options {
             pg_config: pg_config.context(USAGE)?,
             seconds: seconds.unwrap_or(default_seconds).max(1),
-            rounds: rounds.unwrap_or(default_rounds).max(1),
+            rounds,
+            durable_rounds: rounds.min(5),
             others_every: 4,
             inside_rounds,
             rows,
+            quick,
+            snapshot_seconds: if quick { 4 } else { 20 },
+            grants: if quick { 40_000 } else { 1_000_000 },
+            restarts: if quick { 1 } else { 3 },
+            saving_rounds: if quick { 1 } else { 5 },
+            saving_seconds: 3,
         })
     }
 
@@ -60,8 +81,15 @@ impl Options {
             "seconds": self.seconds,
             "rounds": self.rounds,
             "others_every": self.others_every,
+            "durable_rounds": self.durable_rounds,
             "inside_rounds": self.inside_rounds,
             "rows": self.rows,
+            "quick": self.quick,
+            "snapshot_seconds": self.snapshot_seconds,
+            "grants": self.grants,
+            "restarts": self.restarts,
+            "saving_rounds": self.saving_rounds,
+            "saving_seconds": self.saving_seconds,
         })
     }
 }

@@ -1,6 +1,8 @@
-//! One short run of pgbench.
+//! One run of pgbench.
 
+use std::io::{BufRead, BufReader};
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
@@ -39,26 +41,27 @@ impl Slice {
     }
 }
 
+/// How long a run goes on.
+#[derive(Clone, Copy, Debug)]
+pub enum Length {
+    Seconds(u32),
+    /// Of each client.
+    Transactions(u64),
+}
+
 /// Runs a script with so many clients.
-pub fn run(server: &Server, script: &Path, clients: u32, seconds: u32) -> Result<Slice> {
+pub fn run(server: &Server, script: &Path, clients: u32, length: Length) -> Result<Slice> {
     let postmaster = server.pid().context("the server has gone")?;
     // One client and its backend take turns. Whether they get one processor or two, which costs several times as much, would be
     // chance; new backends inherit the postmaster's choice.
     let pinned = if clients == 1 { Some(Pinned::new(postmaster)?) } else { None };
 
+    // House-keeping may have a session as well as we.
+    let others = sessions(postmaster).unwrap_or(1).max(1);
     let start = Instant::now();
     let before = (cpu::of_ended_children(postmaster)?, cpu::of_own_children()?, cpu::of_all()?);
-    let output = server
-        .command("pgbench")
-        .args(["--no-vacuum", "--protocol=prepared"])
-        .arg(format!("--client={clients}"))
-        .arg(format!("--jobs={}", clients.min(2)))
-        .arg(format!("--time={seconds}"))
-        .arg("--file")
-        .arg(script)
-        .output()
-        .context("cannot run pgbench")?;
-    wait_for_backends(postmaster);
+    let output = command(server, script, clients, length).output().context("cannot run pgbench")?;
+    wait_for_backends(postmaster, others);
     let wall = start.elapsed();
     let server_cpu = cpu::of_ended_children(postmaster)?.saturating_sub(before.0);
     let client_cpu = cpu::of_own_children()?.saturating_sub(before.1);
@@ -79,6 +82,52 @@ pub fn run(server: &Server, script: &Path, clients: u32, seconds: u32) -> Result
     })
 }
 
+/// Runs a script for so many seconds, and calls `each` after each of them with its number, from 1 on. The answer is the transactions
+/// of every second.
+pub fn watch(
+    server: &Server,
+    script: &Path,
+    clients: u32,
+    seconds: u32,
+    mut each: impl FnMut(u32) -> Result<()>,
+) -> Result<Vec<f64>> {
+    let mut child = command(server, script, clients, Length::Seconds(seconds))
+        .arg("--progress=1")
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("cannot run pgbench")?;
+    let lines = BufReader::new(child.stderr.take().context("no output of pgbench")?).lines();
+    let mut tps = Vec::new();
+    let mut text = String::new();
+    for line in lines {
+        let line = line?;
+        if line.starts_with("progress: ") {
+            tps.push(number(&line, " s, ")?);
+            each(tps.len() as u32)?;
+        }
+        text.push_str(&line);
+        text.push('\n');
+    }
+    ensure!(child.wait()?.success(), "pgbench failed:\n{text}");
+    Ok(tps)
+}
+
+fn command(server: &Server, script: &Path, clients: u32, length: Length) -> Command {
+    let mut command = server.command("pgbench");
+    command
+        .args(["--no-vacuum", "--protocol=prepared"])
+        .arg(format!("--client={clients}"))
+        .arg(format!("--jobs={}", clients.min(2)))
+        .arg(match length {
+            Length::Seconds(seconds) => format!("--time={seconds}"),
+            Length::Transactions(count) => format!("--transactions={count}"),
+        })
+        .arg("--file")
+        .arg(script);
+    command
+}
+
 /// The number after `label` in what pgbench printed.
 fn number<T: std::str::FromStr>(text: &str, label: &str) -> Result<T> {
     let rest = text.split(label).nth(1).unwrap_or_default();
@@ -86,10 +135,12 @@ fn number<T: std::str::FromStr>(text: &str, label: &str) -> Result<T> {
     word.parse().ok().with_context(|| format!("no \"{label}\" in what pgbench printed:\n{text}"))
 }
 
-/// Waits until the postmaster has seen the end of all sessions but one, ours: only then their CPU time is known.
-fn wait_for_backends(postmaster: u32) {
+/// Waits until the postmaster has seen the end of all sessions but those that were there before: only then their CPU time is known.
+fn wait_for_backends(postmaster: u32, others: usize) {
     let start = Instant::now();
-    while start.elapsed() < Duration::from_secs(2) && sessions(postmaster).is_some_and(|n| n > 1) {
+    while start.elapsed() < Duration::from_secs(2)
+        && sessions(postmaster).is_some_and(|n| n > others)
+    {
         std::thread::sleep(Duration::from_millis(2));
     }
 }

@@ -1,5 +1,7 @@
 //! The results as a table for people.
 
+mod durable;
+
 use std::fmt::{self, Write};
 
 use serde_json::Value;
@@ -9,14 +11,16 @@ use crate::contender::{Contender, Keys};
 use crate::inside::{Inside, Row};
 use crate::stats::Spread;
 use crate::target::{Bound, Target};
+use crate::Results;
 
 /// All tables.
-pub fn text(about: &Value, inside: &Inside, clients: &Clients, targets: &[Target]) -> String {
+pub fn text(about: &Value, results: &Results, targets: &[Target]) -> String {
     let mut text = String::new();
     // Writing into a String cannot fail.
-    let _ = head(&mut text, about, clients)
-        .and_then(|()| inside_table(&mut text, inside))
-        .and_then(|()| clients_table(&mut text, clients))
+    let _ = head(&mut text, about, &results.clients)
+        .and_then(|()| inside_table(&mut text, &results.inside))
+        .and_then(|()| clients_table(&mut text, &results.clients))
+        .and_then(|()| durable::tables(&mut text, results))
         .and_then(|()| targets_table(&mut text, targets));
     text
 }
@@ -112,18 +116,36 @@ fn clients_row(out: &mut String, clients: &Clients, cell: &Cell) -> fmt::Result 
 }
 
 fn targets_table(out: &mut String, targets: &[Target]) -> fmt::Result {
-    writeln!(out, "\n{:<70}{:>22}{:>10}  {:<6}CPU ratio", "Targets", "", "", "")?;
+    writeln!(out, "\n{:<76}{:>24}{:>9}  {:<8}CPU ratio", "Targets", "", "", "")?;
     for target in targets {
-        let (bound, precision) = match target.bound {
-            Bound::AtMost(bound) => (format!("<= {bound}"), 0),
-            Bound::AtLeast(bound) => (format!(">= {bound}"), 2),
+        let (text, bound) = match target.bound {
+            Bound::AtMost(bound) => (format!("<= {bound}"), bound),
+            Bound::AtLeast(bound) => (format!(">= {bound}"), bound),
         };
-        let figure = spread(target.figure, precision);
-        let verdict = if target.met() { "pass" } else { "MISS" };
+        let figure = target.figure.map(|figure| spread(figure, digits(figure, bound)));
+        let figure = figure.unwrap_or_default();
+        let verdict = match target.met() {
+            Some(true) => "met",
+            Some(false) => "MISSED",
+            None => "not measured",
+        };
         let cpu = target.cpu_ratio.map(ratio).unwrap_or_default();
-        writeln!(out, "{:<70}{figure:>22}{bound:>10}  {verdict:<6}{cpu}", target.name)?;
+        writeln!(out, "{:<76}{figure:>24}{text:>9}  {verdict:<8}{cpu}", target.name)?;
     }
     Ok(())
+}
+
+/// As many digits as it takes to see on which side of the bound a figure is.
+fn digits(figure: Spread, bound: f64) -> usize {
+    let least = match bound {
+        ..=10.0 => 2,
+        ..100.0 => 1,
+        _ => 0,
+    };
+    let distance = (figure.median - bound).abs();
+    (least..4)
+        .find(|digits| distance == 0.0 || distance * 10f64.powi(*digits as i32) > 0.5)
+        .unwrap_or(4)
 }
 
 /// Small ratios need more digits to be told apart.
