@@ -14,7 +14,7 @@ CREATE TABLE rl_limiters (
     ban_for        interval CHECK (ban_for > '0'),
     created_at     timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     -- Tells a limiter from any other that was ever created; what keys have used is known by it, whatever the name.
-    id             uuid NOT NULL DEFAULT pg_catalog.gen_random_uuid(),
+    id             uuid NOT NULL UNIQUE DEFAULT pg_catalog.gen_random_uuid(),
     CHECK (pg_catalog.num_nulls(ban_after, ban_within) IN (0, 2)),
     CHECK (ban_for IS NULL OR ban_after IS NOT NULL)
 );

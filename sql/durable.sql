@@ -1,5 +1,6 @@
 -- What keys of durable limiters have used. A call that takes adds a row to a ledger, which collides with nobody; house-keeping
--- folds the ledger into counts. There are two, so that one can be folded and truncated while the other is written.
+-- folds the ledger into counts. There are two, so that one can be folded and truncated while the other is written. Truncating
+-- leaves nothing to vacuum, and a vacuum would be in its way.
 CREATE TABLE rl_counts (
     -- A digest of limiter, key and rule.
     key        uuid PRIMARY KEY,
@@ -18,9 +19,9 @@ CREATE TABLE rl_ledger_0 (
     at      timestamptz NOT NULL,
     -- Negative: given back. Null: all that was taken before is forgotten.
     cost    bigint
-);
+) WITH (autovacuum_enabled = off);
 COMMENT ON TABLE rl_ledger_0 IS 'internal: what was taken from durable limiters';
 CREATE INDEX rl_ledger_0_key ON rl_ledger_0 (key);
-CREATE TABLE rl_ledger_1 (LIKE rl_ledger_0);
+CREATE TABLE rl_ledger_1 (LIKE rl_ledger_0) WITH (autovacuum_enabled = off);
 COMMENT ON TABLE rl_ledger_1 IS 'internal: what was taken from durable limiters';
 CREATE INDEX rl_ledger_1_key ON rl_ledger_1 (key);

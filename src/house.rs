@@ -20,9 +20,9 @@ pub fn pass(extension: &Extension, batch: usize, all: bool) -> Result<usize> {
         extension.table(table)?;
     }
     let header = shmem::get()?.unwrap_or_else(shmem::private);
-    let folded = durable::fold(header, extension.schema(), all)?;
+    // The ledger that is emptied stays locked until the transaction ends: so that comes last.
     let expired = durable::purge(header, extension.schema(), batch)?;
-    Ok(folded + expired)
+    Ok(expired + durable::fold(header, extension.schema(), all)?)
 }
 
 /// Runs `f` with the rights of the extension's owner: not with more, as a worker has, nor with less, as an administrator may have.

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use pgrx::pg_sys;
 use ratelimit_core::table::{Cell, Full, OnFull, Request, Taken, Unable};
-use ratelimit_core::{Decision, Now, Operation, Reason, Receipts};
+use ratelimit_core::{Decision, Now, Operation, Reason, Receipts, Rule};
 use smallvec::SmallVec;
 
 use crate::catalog::{self, DefinedRule, Definition, Id, Stake};
@@ -159,7 +159,7 @@ impl Store {
         mut request: Request<'_>,
     ) -> Result<bool> {
         if !request.durable || durable::has_chosen() && shmem::is_shared(self.header) {
-            request.pin = !transaction::holds(request.key);
+            request.pin = !transaction::pins(request.key);
             let now = self.now(std::slice::from_ref(&request));
             if let Ok((taken, receipt)) = self.header.table().try_take_with_receipt(&request, now) {
                 if let Some(receipt) = receipt {
@@ -245,11 +245,12 @@ impl Store {
         self.run(
             &mut asked,
             true,
-            |requests, now, taken| table.charge(requests, now, taken),
-            // Without room the key is refused or let pass as `on_full` says, charged or not.
-            |_, _, _| (),
-            |()| true,
+            |requests, now, taken| table.charge(requests, now, taken).map(|()| true),
+            // In memory a key without room is refused or let pass as `on_full` says, charged or not.
+            |_, asked, _| asked.durable().next().is_none(),
+            |charged| *charged,
         )
+        .and_then(|charged| if charged { Ok(()) } else { Err(Error::full()) })
     }
 
     /// Gives back. Where a rollback would have to undo it, only what this part of the transaction took itself is given back at once,
@@ -269,7 +270,8 @@ impl Store {
         let now = self.now(&asked.requests);
         for (n, request) in asked.requests.iter().enumerate() {
             let rule = asked.of[n].1;
-            let undo = |taken: &Receipts| table.undo(&rule.rule, request.key, taken, now, false);
+            let undo =
+                |rule: &Rule, taken: &Receipts| table.undo(rule, request.key, taken, now, false);
             let rest = cost - transaction::take_back(request.key, cost, undo);
             if rest > 0 {
                 let new = || (rule.clone(), asked.digest(n));
@@ -358,7 +360,7 @@ impl Store {
         let answer = loop {
             for (n, request) in asked.requests.iter_mut().enumerate() {
                 let remembered = asked.of[n].1.stake != Stake::Keep;
-                request.pin = takes && remembered && !transaction::holds(request.key);
+                request.pin = takes && remembered && !transaction::pins(request.key);
             }
             let now = self.now(&asked.requests);
             taken.clear();
@@ -366,7 +368,7 @@ impl Store {
                 Ok(answer) => break answer,
                 Err(Unable::Full(why)) => break full(why, asked, now),
                 Err(Unable::Unloaded) => {
-                    if let Err(why) = self.load(asked) {
+                    if let Err(why) = self.load(asked)? {
                         break full(why, asked, now);
                     }
                 }
@@ -405,7 +407,7 @@ impl Store {
         digests.sort_unstable();
         for (digest, n) in digests {
             let key = asked.requests[n].key;
-            if transaction::holds(key) {
+            if transaction::pins(key) {
                 continue;
             }
             if takes {
@@ -419,12 +421,15 @@ impl Store {
 
     /// Fills all copies that are asked for.
     #[cold]
-    fn load(&self, asked: &Asked<'_>) -> std::result::Result<(), Full> {
+    fn load(&self, asked: &Asked<'_>) -> Result<std::result::Result<(), Full>> {
         for n in asked.durable() {
             let rule = asked.of[n].1;
-            durable::load(self.header, &asked.requests[n], rule, asked.digest(n))?;
+            let loaded = durable::load(self.header, &asked.requests[n], rule, asked.digest(n))?;
+            if loaded.is_err() {
+                return Ok(loaded);
+            }
         }
-        Ok(())
+        Ok(Ok(()))
     }
 
     /// Whether `on_full` lets a new key pass: but what is durable is never let pass uncounted.

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use pgrx::pg_sys::{self, SubXactEvent, XactEvent};
 use ratelimit_core::table::{Key, Request};
-use ratelimit_core::{Receipt, Receipts};
+use ratelimit_core::{Receipt, Receipts, Rule};
 use rustc_hash::FxBuildHasher;
 
 use crate::backend::BackendCell;
@@ -79,6 +79,18 @@ impl Open {
         }
     }
 
+    #[inline(always)]
+    fn pins(&self, key: Key) -> bool {
+        let mut place = self.place(key);
+        while let Some(held) = place.and_then(|place| self.held.get(place)) {
+            if held.pinned {
+                return true;
+            }
+            place = held.below;
+        }
+        false
+    }
+
     /// What the current subtransaction has done to the key.
     fn current(&mut self, key: Key) -> Option<&mut Held> {
         // SAFETY: no precondition.
@@ -122,7 +134,9 @@ impl Open {
             }
         };
         self.last = place;
-        &mut self.held[place]
+        let held = &mut self.held[place];
+        held.pinned |= pinned;
+        held
     }
 
     /// Makes what a subtransaction did its parent's.
@@ -141,6 +155,7 @@ impl Open {
                     below.forgotten.append(rule, held.forgotten);
                     below.taken.append(rule, held.taken);
                     below.refund = below.refund.saturating_add(held.refund);
+                    below.pinned |= held.pinned;
                     self.places.insert(held.key, held.below.unwrap_or_default());
                 }
                 None => {
@@ -167,21 +182,19 @@ impl Open {
     }
 
     /// What outer subtransactions took of a key was not moved up by what has just been undone.
-    fn moved_up(&mut self, mut place: Option<usize>, steps: u32, part_of_last: bool) {
-        let mut part_of_last = part_of_last;
+    fn moved_up(&mut self, mut place: Option<usize>, steps: u32) {
         while let Some(held) = place.and_then(|place| self.held.get_mut(place)) {
-            held.forgotten.moved_up(steps, false);
-            held.taken.moved_up(steps, part_of_last);
-            part_of_last = false;
+            held.forgotten.moved_up(steps);
+            held.taken.moved_up(steps);
             place = held.below;
         }
     }
 }
 
-/// Whether the transaction holds the key's cell.
+/// Whether the transaction has pinned the key's cell.
 #[inline(always)]
-pub fn holds(key: Key) -> bool {
-    BUSY.load(Ordering::Relaxed) && OPEN.with(|open| open.place(key).is_some())
+pub fn pins(key: Key) -> bool {
+    BUSY.load(Ordering::Relaxed) && OPEN.with(|open| open.pins(key))
 }
 
 /// Remembers what was taken. The key's cell was pinned if the request said so.
@@ -200,15 +213,13 @@ pub fn record(
 
 /// Takes back from what the current subtransaction took of the key, the latest first, by `undo`, which says what
 /// [`Receipts::moved_up`] wants to know. The answer is how much that was.
-pub fn take_back(key: Key, cost: u64, undo: impl FnOnce(&Receipts) -> u32) -> u64 {
+pub fn take_back(key: Key, cost: u64, undo: impl FnOnce(&Rule, &Receipts) -> u32) -> u64 {
     OPEN.with(|open| {
         let place = open.place(key);
         let Some(held) = open.current(key) else { return 0 };
-        let whole = held.taken.iter().count();
-        let taken = held.taken.take_back(cost);
-        let part_of_last = taken.iter().count() + held.taken.iter().count() > whole;
-        let steps = undo(&taken);
-        open.moved_up(place, steps, part_of_last);
+        let taken = held.taken.take_back(&held.rule.rule, cost);
+        let steps = undo(&held.rule.rule, &taken);
+        open.moved_up(place, steps);
         taken.iter().map(|receipt| receipt.cost).sum()
     })
 }
@@ -268,13 +279,10 @@ unsafe extern "C-unwind" fn transaction_event(event: XactEvent::Type, _: *mut st
 
 fn ended(event: XactEvent::Type) -> Result<(), Error> {
     match event {
-        XactEvent::XACT_EVENT_PRE_COMMIT => {
-            let borrowed = Borrowed(OPEN.with(|open| std::mem::take(&mut open.held)));
-            if let Some(header) = OPEN.with(|open| open.header) {
-                durable::write(header, &borrowed.0);
-            }
-            Ok(())
-        }
+        XactEvent::XACT_EVENT_PRE_COMMIT => OPEN
+            .with(|open| open.header.map(|header| (header, durable::entries(header, &open.held))))
+            // The list stays where it is: writing may end the session, and then all is given back.
+            .map_or(Ok(()), |(header, entries)| durable::write(header, entries)),
         XactEvent::XACT_EVENT_PRE_PREPARE if !OPEN.with(|open| open.held.is_empty()) => {
             Err(Error::prepare())
         }
@@ -288,16 +296,6 @@ fn ended(event: XactEvent::Type) -> Result<(), Error> {
             Ok(())
         }
         _ => Ok(()),
-    }
-}
-
-/// The list while it is being written down, which may end in an error: then it is needed again, to give all back.
-struct Borrowed(Vec<Held>);
-
-impl Drop for Borrowed {
-    fn drop(&mut self) {
-        let held = std::mem::take(&mut self.0);
-        OPEN.with(|open| open.held = held);
     }
 }
 
@@ -341,9 +339,9 @@ fn undo(header: &'static Header, held: &Held) -> u32 {
     steps.fold(0, u32::wrapping_add)
 }
 
-/// Lets the key's cell go, if nothing outer holds it.
+/// Lets the key's cell go, if this is what it was pinned for.
 fn let_go(header: &'static Header, held: &Held) {
-    if held.pinned && held.below.is_none() {
+    if held.pinned {
         let (table, nothing) = (header.table(), Receipts::default());
         table.undo(&held.rule.rule, held.key, &nothing, header.clock.read(), true);
     }
@@ -355,7 +353,7 @@ fn roll_back(subtransaction: u32) {
     let Some(header) = header else { return };
     for held in inner {
         let steps = undo(header, &held);
-        OPEN.with(|open| open.moved_up(held.below, steps, false));
+        OPEN.with(|open| open.moved_up(held.below, steps));
         let_go(header, &held);
     }
 }
@@ -370,7 +368,7 @@ fn commit(header: &'static Header, held: &Held) {
         cost,
         durable: held.rule.stake == Stake::Durable,
         pin: false,
-        mark: 0,
+        mark: held.rule.mark,
     };
     if held.reset {
         table.wipe(held.key);

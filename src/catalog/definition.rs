@@ -46,7 +46,7 @@ pub struct DefinedRule {
     pub position: u32,
     pub stake: Stake,
     /// Tells this definition of the rule from another, most of the time.
-    mark: u8,
+    pub mark: u8,
     /// The limiter's.
     pub id: Id,
     /// The schema with its tables.

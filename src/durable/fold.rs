@@ -8,7 +8,7 @@ use pgrx::prelude::Spi;
 use ratelimit_core::{Micros, Now, Stored, MINUTE, SECOND};
 
 use super::lock;
-use super::tables::{LedgerRow, Name, Table};
+use super::tables::{CountsRow, LedgerRow, Name, Scratch, Table};
 use super::turn::{self, Turn};
 use crate::catalog::{self, DefinedRule, DurableRules, Id};
 use crate::error::{Error, Result};
@@ -27,18 +27,18 @@ const FEW_BLOCKS: u32 = 64;
 /// Sums up a ledger, and empties it; turns to the other one before, if need be. Says how many rows are gone. What was written lately
 /// is left for later, unless `all` is asked for.
 pub fn fold(header: &'static Header, schema: Oid, all: bool) -> Result<usize> {
-    if !lock(HOUSE, false) {
+    // Turning twice in one transaction, a rollback would leave later rows summed up and earlier ones not.
+    if turn::has_folded() || !lock(HOUSE, false) {
         return Ok(0);
     }
-    let rules = catalog::durable_rules(schema, &header.secret);
     if !shmem::is_shared(header) {
-        return Ok(fold_keys(schema, &rules));
+        return fold_keys(header, schema);
     }
     let turn = turn::turn(header)?;
-    let side = turn.side(schema);
+    let side = turn.side(schema)?;
     let mut old = 1 - side;
-    if blocks(schema, old) == 0 {
-        let (now, blocks) = (header.clock.now().wall, blocks(schema, side));
+    if blocks(schema, old)? == 0 {
+        let (now, blocks) = (header.clock.now().wall, blocks(schema, side)?);
         let lately = now.saturating_sub(turn.since()) < SOON && blocks < FEW_BLOCKS;
         if blocks == 0 || turn.writers(old) > 0 || lately && !all {
             return Ok(0);
@@ -48,7 +48,7 @@ pub fn fold(header: &'static Header, schema: Oid, all: bool) -> Result<usize> {
     }
     for _ in 0..PATIENCE {
         if turn.writers(old) == 0 {
-            return fold_ledger(schema, turn, old, &rules);
+            return fold_ledger(header, schema, turn, old);
         }
         std::thread::sleep(Duration::from_millis(2));
         pgrx::check_for_interrupts!();
@@ -56,25 +56,36 @@ pub fn fold(header: &'static Header, schema: Oid, all: bool) -> Result<usize> {
     Ok(0)
 }
 
-fn blocks(schema: Oid, side: usize) -> u32 {
+fn blocks(schema: Oid, side: usize) -> Result<u32> {
     let lock = pg_sys::AccessShareLock;
-    Table::open(schema, Name::Ledger(side), lock).map_or(0, |ledger| {
+    Ok(Table::open(schema, Name::Ledger(side), lock)?.map_or(0, |ledger| {
         let blocks = ledger.blocks();
         ledger.close(lock);
         blocks
-    })
+    }))
 }
 
 /// Sums up a whole ledger, of which all rows are final, and empties it.
-fn fold_ledger(schema: Oid, turn: &Turn, side: usize, rules: &DurableRules) -> Result<usize> {
+fn fold_ledger(header: &'static Header, schema: Oid, turn: &Turn, side: usize) -> Result<usize> {
     let lock = pg_sys::RowExclusiveLock;
-    let (Some(old), Some(new), Some(counts)) = (
-        Table::open(schema, Name::Ledger(side), lock),
-        Table::open(schema, Name::Ledger(1 - side), lock),
-        Table::open(schema, Name::Counts, lock),
-    ) else {
+    let open = |name| Table::open(schema, name, lock);
+    let (Some(old), Some(new), Some(counts)) =
+        (open(Name::Ledger(side))?, open(Name::Ledger(1 - side))?, open(Name::Counts)?)
+    else {
         return Ok(0);
     };
+    if old.has_triggers() {
+        return Err(Error::ledger_with_triggers());
+    }
+    // Who reads the ledger for long would make all the work void.
+    if !old.is_alone() {
+        [old, new, counts].into_iter().for_each(Table::keep_locked);
+        return Ok(0);
+    }
+    turn::fold();
+    // Whoever wrote these rows has committed: so their limiters are known by now.
+    let rules = &catalog::durable_rules(schema, &header.secret);
+    let scratch = Scratch::new();
     // What a long transaction took after the turn comes after what others wrote to the new ledger: it is moved there, and so is
     // what cannot be summed up now.
     let before = match turn.since() {
@@ -86,16 +97,16 @@ fn fold_ledger(schema: Oid, turn: &Turn, side: usize, rules: &DurableRules) -> R
         pgrx::check_for_interrupts!();
         rows += 1;
         if group.last().is_some_and(|last| last.key != row.key) {
-            fold_group(&counts, &mut group, rules);
+            scratch.run(|| fold_group(&counts, &mut group, rules));
         }
         if row.at < before && !rules.is_broken(&row.limiter) {
             group.push(row);
         } else {
-            new.add(&row);
+            scratch.run(|| new.add(&row));
         }
         true
     });
-    fold_group(&counts, &mut group, rules);
+    scratch.run(|| fold_group(&counts, &mut group, rules));
     new.keep_locked();
     counts.keep_locked();
     truncate(schema, old, side)?;
@@ -143,22 +154,15 @@ fn add_to_counts(counts: &Table, rule: &DefinedRule, events: &[LedgerRow]) {
 
 /// Empties a ledger at once, which leaves nothing behind for vacuum, whatever old snapshots are about.
 fn truncate(schema: Oid, ledger: Table, side: usize) -> Result<()> {
-    let oid = ledger.oid();
     // Sessions read ledgers for moments only, and writers of this one have ended but may not have released their locks.
-    let exclusive = pg_sys::AccessExclusiveLock as i32;
-    // SAFETY: the oid of a relation that is open.
-    let locked = |()| unsafe { pg_sys::ConditionalLockRelationOid(oid, exclusive) };
     let mut tries = 0;
-    while !locked(()) {
+    while !ledger.try_lock() {
         tries += 1;
         if tries > 4 * PATIENCE {
             return Err(Error::busy_ledger());
         }
         std::thread::sleep(Duration::from_millis(5));
         pgrx::check_for_interrupts!();
-    }
-    if ledger.has_triggers() {
-        return Err(Error::ledger_with_triggers());
     }
     ledger.keep_locked();
     // SAFETY: the schema exists: the table in it is locked.
@@ -170,28 +174,30 @@ fn truncate(schema: Oid, ledger: Table, side: usize) -> Result<()> {
 }
 
 /// The same without shared memory: key by key, as far as nobody is at it.
-fn fold_keys(schema: Oid, rules: &DurableRules) -> usize {
+fn fold_keys(header: &'static Header, schema: Oid) -> Result<usize> {
     let mut keys: HashMap<Id, (Id, i32)> = HashMap::new();
-    for ledger in [Name::Ledger(0), Name::Ledger(1)] {
-        if let Some(ledger) = Table::open(schema, ledger, pg_sys::AccessShareLock) {
+    for name in [Name::Ledger(0), Name::Ledger(1)] {
+        if let Some(ledger) = Table::open(schema, name, pg_sys::AccessShareLock)? {
             ledger.ledger(None, false, |row| {
-                if !rules.is_broken(&row.limiter) {
-                    keys.insert(row.key, (row.limiter, row.rule));
-                }
-                true
+                keys.insert(row.key, (row.limiter, row.rule));
+                keys.len() < MANY_LOCKS
             });
             ledger.close(pg_sys::AccessShareLock);
         }
     }
+    let rules = catalog::durable_rules(schema, &header.secret);
     let mut removed = 0;
-    for (key, limiter) in keys {
+    for (key, (limiter, rule)) in keys {
         pgrx::check_for_interrupts!();
-        if lock(key, false) {
-            removed += fold_key(schema, &key, rules.get(&limiter.0, limiter.1), Vec::new());
+        if !rules.is_broken(&limiter) && lock(key, false) {
+            removed += fold_key(schema, &key, rules.get(&limiter, rule), Vec::new())?;
         }
     }
-    removed
+    Ok(removed)
 }
+
+/// So many keys are locked at most at a time: the server's lock table is everybody's.
+const MANY_LOCKS: usize = 1_000;
 
 /// Sums up what the ledgers have of a key that this transaction has locked, and what it did itself; says how many rows are gone.
 pub fn fold_key(
@@ -199,13 +205,12 @@ pub fn fold_key(
     key: &Id,
     rule: Option<&DefinedRule>,
     mut events: Vec<LedgerRow>,
-) -> usize {
+) -> Result<usize> {
     let lock = pg_sys::RowExclusiveLock;
-    let Some(counts) = Table::open(schema, Name::Counts, lock) else { return 0 };
+    let Some(counts) = Table::open(schema, Name::Counts, lock)? else { return Ok(0) };
     let own = events.len();
-    for ledger in
-        [0, 1].into_iter().filter_map(|side| Table::open(schema, Name::Ledger(side), lock))
-    {
+    for side in [0, 1] {
+        let Some(ledger) = Table::open(schema, Name::Ledger(side), lock)? else { continue };
         let first = events.len();
         ledger.ledger(Some(key), false, |row| {
             events.push(row);
@@ -222,7 +227,7 @@ pub fn fold_key(
         add_to_counts(&counts, rule, &events);
     }
     counts.keep_locked();
-    removed
+    Ok(removed)
 }
 
 /// Drops counts of keys that are as good as new, and of limiters that are gone; at most so many. Says how many.
@@ -230,30 +235,41 @@ pub fn purge(header: &'static Header, schema: Oid, most: usize) -> Result<usize>
     if !lock(HOUSE, false) {
         return Ok(0);
     }
-    let rules = catalog::durable_rules(schema, &header.secret);
     // SAFETY: we are in a command of a transaction, which may have written what is to be dropped here.
     unsafe { pg_sys::CommandCounterIncrement() };
+    let shared = shmem::is_shared(header);
+    let most = if shared { most } else { most.min(MANY_LOCKS) };
     // A clock that is set a little must not bring anything back.
     let until = header.clock.now().wall.saturating_sub(SECOND);
-    let Some(counts) = Table::open(schema, Name::Counts, pg_sys::RowExclusiveLock) else {
+    let Some(counts) = Table::open(schema, Name::Counts, pg_sys::RowExclusiveLock)? else {
         return Ok(0);
     };
-    let mut places = Vec::new();
+    let rules = catalog::durable_rules(schema, &header.secret);
+    let is_over = |row: &CountsRow| row.fresh_from <= until || !rules.knows(&row.limiter);
+    let mut over = Vec::new();
     counts.counts(None, |row| {
         pgrx::check_for_interrupts!();
-        if row.fresh_from <= until || !rules.knows(&row.limiter) {
-            places.push((row.key, row.place));
+        if is_over(&row) {
+            over.push((row.key, row.place));
         }
-        places.len() < most
+        over.len() < most
     });
-    let shared = shmem::is_shared(header);
     let mut removed = 0;
-    for (key, place) in places {
-        // Without shared memory sessions change counts, too.
-        if shared || lock(key, false) {
-            counts.delete(place);
-            removed += 1;
+    for (key, mut place) in over {
+        // Without shared memory sessions change counts, too: then the row is looked for again under the key's lock.
+        if !shared {
+            let mut again = None;
+            if lock(key, false) {
+                counts.counts(Some(&key), |row| {
+                    again = is_over(&row).then_some(row.place);
+                    false
+                });
+            }
+            let Some(found) = again else { continue };
+            place = found;
         }
+        counts.delete(place);
+        removed += 1;
     }
     counts.keep_locked();
     Ok(removed)

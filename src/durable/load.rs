@@ -6,33 +6,34 @@ use ratelimit_core::{Now, Stored};
 
 use super::tables::{LedgerRow, Name, Table};
 use crate::catalog::{DefinedRule, Id};
+use crate::error::Result;
 use crate::shmem::Header;
 
-/// Fills the copy of a key, unless somebody else is quicker.
+/// Fills the copy of a key, unless somebody else is quicker. The inner error says that there is no room for it.
 pub fn load(
     header: &'static Header,
     request: &Request<'_>,
     rule: &DefinedRule,
     digest: Id,
-) -> Result<(), Full> {
+) -> Result<std::result::Result<(), Full>> {
     let table = header.table();
     let now = header.clock.now();
-    let Some(ticket) = table.claim(request, header.ticket(), now)? else {
-        return Ok(());
+    let ticket = match table.claim(request, header.ticket(), now) {
+        Ok(Some(ticket)) => ticket,
+        Ok(None) => return Ok(Ok(())),
+        Err(full) => return Ok(Err(full)),
     };
-    let stored = read(rule, &digest, now);
-    table.fill(request, ticket, stored.state(), header.clock.now())
+    let stored = read(rule, &digest, now)?;
+    Ok(table.fill(request, ticket, stored.state(), header.clock.now()))
 }
 
 /// What a key has used, as a state for our time lines.
-fn read(rule: &DefinedRule, digest: &Id, now: Now) -> Stored {
+fn read(rule: &DefinedRule, digest: &Id, now: Now) -> Result<Stored> {
     let lock = pg_sys::AccessShareLock;
+    let open = |name| Table::open(rule.schema, name, lock);
     // Folding takes rows out of a ledger under a lock that conflicts with these: so all is read as of one moment.
-    let ledgers = [
-        Table::open(rule.schema, Name::Ledger(0), lock),
-        Table::open(rule.schema, Name::Ledger(1), lock),
-    ];
-    let counts = Table::open(rule.schema, Name::Counts, lock);
+    let ledgers = [open(Name::Ledger(0))?, open(Name::Ledger(1))?];
+    let counts = open(Name::Counts)?;
     let mut stored = None;
     if let Some(counts) = &counts {
         counts.counts(Some(digest), |row| {
@@ -54,13 +55,11 @@ fn read(rule: &DefinedRule, digest: &Id, now: Now) -> Stored {
 
     let mut stored = stored.unwrap_or_else(|| Stored::new(&rule.rule));
     // Tables know the wall's time. What comes from the future, as after a failover, has just happened.
-    let latest = rows.last().map_or(stored.at(), |row| row.at.max(stored.at()));
     let ahead = now.wall.saturating_sub(now.steady);
-    let late = latest.saturating_sub(now.wall).max(0);
-    stored.shift(-ahead - late);
+    stored.shift(-ahead - stored.at().saturating_sub(now.wall).max(0));
     for row in rows {
-        let wall = row.at.min(now.wall);
-        stored.apply(&rule.rule, Now { wall, steady: row.at - ahead - late }, row.event);
+        let wall = row.at.max(stored.at()).min(now.wall);
+        stored.apply(&rule.rule, Now { wall, steady: wall - ahead }, row.event);
     }
-    stored
+    Ok(stored)
 }

@@ -19,7 +19,7 @@ pub use fold::{fold, purge};
 pub use load::load;
 pub use lock::{lock, unlock};
 pub use turn::{enter, has_chosen, leave, Turns};
-pub use write::write;
+pub use write::{entries, write};
 
 /// From 1970, where ours begins, to 2000, where PostgreSQL's does.
 const EPOCHS: i64 = 10_957 * ratelimit_core::DAY;

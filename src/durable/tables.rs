@@ -3,6 +3,7 @@
 //! They are read as they are now, whatever the transaction's isolation: what may be in flight of the key that is looked for, the
 //! caller has excluded. So reading leaves no trace that could make a serializable transaction fail.
 
+use std::cell::Cell;
 use std::ffi::CStr;
 
 use pgrx::pg_sys::{self, Datum, ItemPointerData, Oid, Relation};
@@ -10,6 +11,7 @@ use ratelimit_core::{Event, Micros};
 
 use super::EPOCHS;
 use crate::catalog::{DefinedRule, Id};
+use crate::error::{Error, Result};
 
 /// The last microsecond of PostgreSQL's time, in the year 294276.
 const LATEST: i64 = 9_223_371_331_200_000_000 - 1;
@@ -18,6 +20,37 @@ const LATEST: i64 = 9_223_371_331_200_000_000 - 1;
 pub struct Table {
     relation: Relation,
     index: Oid,
+    indexes: Cell<pg_sys::CatalogIndexState>,
+}
+
+/// Memory for what a row or a key needs, which is freed before the next one.
+pub struct Scratch(pg_sys::MemoryContext);
+
+impl Scratch {
+    pub fn new() -> Self {
+        // SAFETY: a child of the current context, and deleted with it at the latest.
+        Scratch(unsafe {
+            pg_sys::AllocSetContextCreateInternal(
+                pg_sys::CurrentMemoryContext,
+                c"ratelimit scratch".as_ptr(),
+                0,
+                8 * 1024,
+                8 * 1024 * 1024,
+            )
+        })
+    }
+
+    /// Runs `f`, and frees what PostgreSQL allocated for it.
+    pub fn run<R>(&self, f: impl FnOnce() -> R) -> R {
+        // SAFETY: a context of our own. An error leaves it to its parent.
+        unsafe {
+            let outer = pg_sys::MemoryContextSwitchTo(self.0);
+            let result = f();
+            pg_sys::MemoryContextSwitchTo(outer);
+            pg_sys::MemoryContextReset(self.0);
+            result
+        }
+    }
 }
 
 /// Which table.
@@ -57,26 +90,41 @@ pub struct LedgerRow {
     pub event: Event,
 }
 
+/// All of them have so many columns.
+const COLUMNS: usize = 5;
+
 impl Table {
-    /// Opens a table of the extension in this schema, which a user may have dropped in the meantime.
-    pub fn open(schema: Oid, name: Name, lock: u32) -> Option<Self> {
+    /// Opens a table of the extension in this schema; `None` if it has been dropped in the meantime.
+    pub fn open(schema: Oid, name: Name, lock: u32) -> Result<Option<Self>> {
         let (table, index) = name.parts();
         // SAFETY: catalog look-ups by terminated names; what does not exist is answered by 0. The lock is released when the
         // table is closed or at the transaction's end.
         unsafe {
-            let relation = pg_sys::try_table_open(
-                pg_sys::get_relname_relid(table.as_ptr(), schema),
-                lock as i32,
-            );
+            let oid = pg_sys::get_relname_relid(table.as_ptr(), schema);
+            let relation = pg_sys::try_table_open(oid, lock as i32);
+            if relation.is_null() {
+                return Ok(None);
+            }
             let index = pg_sys::get_relname_relid(index.as_ptr(), schema);
-            (!relation.is_null() && index != Oid::INVALID).then_some(Table { relation, index })
+            let opened = Table { relation, index, indexes: Cell::new(std::ptr::null_mut()) };
+            // Rows are read and written as arrays of so many values.
+            if index == Oid::INVALID || (*(*relation).rd_att).natts as usize != COLUMNS {
+                opened.close(lock);
+                return Err(Error::foreign_table(&table.to_string_lossy()));
+            }
+            Ok(Some(opened))
         }
     }
 
     /// Closes the table and releases its lock.
     pub fn close(self, lock: u32) {
-        // SAFETY: opened by `open` with this lock.
-        unsafe { pg_sys::table_close(self.relation, lock as i32) };
+        // SAFETY: opened by `open` with this lock, and the indexes by `indexes`.
+        unsafe {
+            if !self.indexes.get().is_null() {
+                pg_sys::CatalogCloseIndexes(self.indexes.get());
+            }
+            pg_sys::table_close(self.relation, lock as i32);
+        }
     }
 
     /// Closes the table; its lock stays until the transaction ends.
@@ -84,9 +132,39 @@ impl Table {
         self.close(pg_sys::NoLock);
     }
 
-    pub fn oid(&self) -> Oid {
-        // SAFETY: an open relation.
-        unsafe { (*self.relation).rd_id }
+    /// The indexes, opened once for all rows that are written, in memory that lives as long.
+    fn indexes(&self) -> pg_sys::CatalogIndexState {
+        if self.indexes.get().is_null() {
+            // SAFETY: an open relation; the transaction's memory outlives it.
+            unsafe {
+                let outer = pg_sys::MemoryContextSwitchTo(pg_sys::TopTransactionContext);
+                self.indexes.set(pg_sys::CatalogOpenIndexes(self.relation));
+                pg_sys::MemoryContextSwitchTo(outer);
+            }
+        }
+        self.indexes.get()
+    }
+
+    /// Locks the table for this transaction alone, if nobody else has it open.
+    pub fn try_lock(&self) -> bool {
+        let exclusive = pg_sys::AccessExclusiveLock as i32;
+        // SAFETY: the oid of an open relation.
+        unsafe { pg_sys::ConditionalLockRelationOid((*self.relation).rd_id, exclusive) }
+    }
+
+    /// Whether nobody else has the table open.
+    pub fn is_alone(&self) -> bool {
+        let alone = self.try_lock();
+        if alone {
+            // SAFETY: just locked.
+            unsafe {
+                pg_sys::UnlockRelationOid(
+                    (*self.relation).rd_id,
+                    pg_sys::AccessExclusiveLock as i32,
+                );
+            }
+        }
+        alone
     }
 
     /// Whether somebody has put triggers on it.
@@ -112,7 +190,7 @@ impl Table {
                 values.as_mut_ptr(),
                 nulls.as_mut_ptr(),
             );
-            pg_sys::CatalogTupleInsert(self.relation, tuple);
+            pg_sys::CatalogTupleInsertWithInfo(self.relation, tuple, self.indexes());
             pg_sys::heap_freetuple(tuple);
         }
     }
@@ -126,7 +204,7 @@ impl Table {
                 values.as_mut_ptr(),
                 nulls.as_mut_ptr(),
             );
-            pg_sys::CatalogTupleUpdate(self.relation, &mut place, tuple);
+            pg_sys::CatalogTupleUpdateWithInfo(self.relation, &mut place, tuple, self.indexes());
             pg_sys::heap_freetuple(tuple);
         }
     }

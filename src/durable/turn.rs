@@ -4,7 +4,7 @@
 //! waits until all who chose before have ended: what is then in the ledger is final. The waiting is that of sleepable RCU
 //! (McKenney, "Sleepable Read-Copy Update", 2006): one counter for each side, and the side is looked at again after counting.
 
-use std::sync::atomic::{AtomicI64, AtomicPtr, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicPtr, AtomicU32, Ordering};
 
 use pgrx::pg_sys::{self, Oid};
 use ratelimit_core::Micros;
@@ -34,6 +34,7 @@ pub struct Turn {
 
 /// This process's database.
 static TURN: AtomicPtr<Turn> = AtomicPtr::new(std::ptr::null_mut());
+static FOLDED: AtomicBool = AtomicBool::new(false);
 /// The ledger that the open transaction has chosen.
 static CHOSEN: BackendCell<Option<usize>> = BackendCell::new(None);
 
@@ -62,33 +63,34 @@ pub fn turn(header: &'static Header) -> Result<&'static Turn> {
 
 impl Turn {
     /// The ledger that is written.
-    pub fn side(&self, schema: Oid) -> usize {
+    pub fn side(&self, schema: Oid) -> Result<usize> {
         match self.side.load(Ordering::SeqCst) {
             0 => self.begin(schema),
-            side => side as usize - 1,
+            side => Ok(side as usize - 1),
         }
     }
 
     /// Finds out which ledger was written last: after a restart both may have rows.
     #[cold]
-    fn begin(&self, schema: Oid) -> usize {
+    fn begin(&self, schema: Oid) -> Result<usize> {
         let first = |side| {
-            let table = Table::open(schema, Name::Ledger(side), pg_sys::AccessShareLock)?;
             let mut first = None;
-            table.ledger(None, false, |row| {
-                first = Some(row.at);
-                false
-            });
-            table.close(pg_sys::AccessShareLock);
-            first
+            if let Some(table) = Table::open(schema, Name::Ledger(side), pg_sys::AccessShareLock)? {
+                table.ledger(None, false, |row| {
+                    first = Some(row.at);
+                    false
+                });
+                table.close(pg_sys::AccessShareLock);
+            }
+            Ok(first)
         };
-        let later = match (first(0), first(1)) {
+        let later = match (first(0)?, first(1)?) {
             (Some(one), Some(other)) => u32::from(other > one),
             (None, Some(_)) => 1,
             _ => 0,
         };
         let _ = self.side.compare_exchange(0, later + 1, Ordering::SeqCst, Ordering::SeqCst);
-        self.side.load(Ordering::SeqCst) as usize - 1
+        Ok(self.side.load(Ordering::SeqCst) as usize - 1)
     }
 
     /// How many transactions have chosen a ledger and not ended.
@@ -116,9 +118,9 @@ pub fn enter(header: &'static Header, schema: Oid) -> Result<()> {
     let side = if shmem::is_shared(header) {
         let turn = turn(header)?;
         loop {
-            let side = turn.side(schema);
+            let side = turn.side(schema)?;
             turn.writers[side].fetch_add(1, Ordering::SeqCst);
-            if turn.side(schema) == side {
+            if turn.side(schema)? == side {
                 break side;
             }
             turn.writers[side].fetch_sub(1, Ordering::SeqCst);
@@ -141,8 +143,20 @@ pub fn current() -> usize {
     CHOSEN.with(|chosen| chosen.unwrap_or(0))
 }
 
+/// Whether the open transaction has folded a ledger.
+pub fn has_folded() -> bool {
+    FOLDED.load(Ordering::Relaxed)
+}
+
+/// The open transaction is going to.
+pub fn fold() {
+    FOLDED.store(true, Ordering::Relaxed);
+    crate::transaction::watch();
+}
+
 /// The transaction has ended.
 pub fn leave() {
+    FOLDED.store(false, Ordering::Relaxed);
     let Some(side) = CHOSEN.with(Option::take) else {
         return;
     };

@@ -1,41 +1,60 @@
 //! What a transaction took, written down as it commits.
 
+use std::rc::Rc;
+
 use pgrx::pg_sys::{self, ItemPointerData};
 use ratelimit_core::{Event, Micros};
 
 use super::fold::fold_key;
-use super::tables::{LedgerRow, Name, Table};
+use super::tables::{LedgerRow, Name, Scratch, Table};
 use super::turn;
-use crate::catalog::Stake;
+use crate::catalog::{DefinedRule, Stake};
+use crate::error::Result;
 use crate::shmem::{self, Header};
 use crate::transaction::Held;
 
-/// Adds to a ledger whatever the transaction did to durable keys. Where no memory is shared, each key is locked, and what it has
-/// used is written anew.
-pub fn write(header: &'static Header, held: &[Held]) {
-    let mut durable = held.iter().filter(|held| held.rule.stake == Stake::Durable).peekable();
-    let Some(schema) = durable.peek().map(|held| held.rule.schema) else {
-        return;
-    };
+/// What one subtransaction did to one key.
+pub struct Entry {
+    rule: Rc<DefinedRule>,
+    rows: Vec<LedgerRow>,
+}
+
+/// What is to be written of what a transaction did.
+pub fn entries(header: &'static Header, held: &[Held]) -> Vec<Entry> {
     let now = header.clock.read().wall;
+    let durable = held.iter().filter(|held| held.rule.stake == Stake::Durable);
+    durable
+        .map(|held| Entry { rule: held.rule.clone(), rows: events(held, now).collect() })
+        .collect()
+}
+
+/// Adds it to a ledger. Where no memory is shared, each key is locked, and what it has used is written anew.
+pub fn write(header: &'static Header, entries: Vec<Entry>) -> Result<()> {
+    let Some(schema) = entries.first().map(|entry| entry.rule.schema) else {
+        return Ok(());
+    };
     if !shmem::is_shared(header) {
-        for held in durable {
-            fold_key(schema, &held.digest, Some(&held.rule), events(held, now).collect());
+        for Entry { rule, rows } in entries {
+            if let Some(key) = rows.first().map(|row| row.key) {
+                fold_key(schema, &key, Some(&rule), rows)?;
+            }
             // Savepoints that did more to the same key come later in the list.
             // SAFETY: the transaction is about to commit, and what it wrote may become visible to it.
             unsafe { pg_sys::CommandCounterIncrement() };
         }
-        return;
+        return Ok(());
     }
     // The extension may have been dropped meanwhile: then there is nothing to count any more.
-    let Some(ledger) = Table::open(schema, Name::Ledger(turn::current()), pg_sys::RowExclusiveLock)
-    else {
-        return;
+    let ledger = Table::open(schema, Name::Ledger(turn::current()), pg_sys::RowExclusiveLock)?;
+    let Some(ledger) = ledger else {
+        return Ok(());
     };
-    for event in durable.flat_map(|held| events(held, now)) {
-        ledger.add(&event);
+    let scratch = Scratch::new();
+    for row in entries.iter().flat_map(|entry| &entry.rows) {
+        scratch.run(|| ledger.add(row));
     }
     ledger.keep_locked();
+    Ok(())
 }
 
 /// What was done to a key, in order. A key forgets when the transaction commits, which is now: also what others took meanwhile.
@@ -48,10 +67,10 @@ fn events(held: &Held, now: Micros) -> impl Iterator<Item = LedgerRow> + '_ {
         at,
         event,
     };
-    let earliest = if held.reset { now } else { Micros::MIN };
+    let earliest = if held.reset { now + 1 } else { Micros::MIN };
     let taken = held.taken.iter();
     let taken = taken.map(move |taken| row(taken.at.wall.max(earliest), Event::Take(taken.cost)));
-    let last = held.taken.iter().next_back().map_or(now, |taken| taken.at.wall.max(now));
+    let last = held.taken.iter().next_back().map_or(now, |taken| taken.at.wall.max(now + 1));
     let reset = held.reset.then(|| row(now, Event::Reset));
     let refund = (held.refund > 0).then(|| row(last, Event::Refund(held.refund)));
     reset.into_iter().chain(taken).chain(refund)

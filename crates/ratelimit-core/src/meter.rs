@@ -37,6 +37,10 @@ pub(crate) trait Meter {
         now: Now,
         receipt: &Receipt,
     ) -> Option<u32>;
+    /// A receipt for what is left when `part` of the cost has been given back, the latest part of it.
+    fn shortened(&self, receipt: &Receipt, part: u64) -> Receipt {
+        Receipt { cost: receipt.cost.saturating_sub(part), ..*receipt }
+    }
     /// One receipt for both, where that makes no difference, or next to none.
     fn merged(&self, one: &Receipt, other: &Receipt) -> Option<Receipt> {
         (one.position == other.position)

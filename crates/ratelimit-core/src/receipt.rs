@@ -3,7 +3,7 @@
 use smallvec::SmallVec;
 
 use crate::meter::Meter;
-use crate::rule::{with_meter, Rule};
+use crate::rule::{with_meter, Rule, LOG_KIND};
 use crate::time::Now;
 use crate::token_bucket::RETURNED;
 
@@ -72,7 +72,10 @@ impl Receipts {
                 [one, other] if one.mark == other.mark && one.epoch == other.epoch => {
                     match with_meter!(rule, meter => meter.squeezed(one, other)) {
                         Some(both) => kept.push(both),
-                        None => break,
+                        None => {
+                            kept.clear();
+                            break;
+                        }
                     }
                 }
                 _ => kept.extend_from_slice(pair),
@@ -87,13 +90,16 @@ impl Receipts {
     }
 
     /// Removes up to `cost` of what was taken last, and returns it.
-    pub fn take_back(&mut self, mut cost: u64) -> Receipts {
+    pub fn take_back(&mut self, rule: &Rule, mut cost: u64) -> Receipts {
         let mut taken = Receipts::default();
         while let Some(last) = self.0.last_mut().filter(|_| cost > 0) {
             let part = last.cost.min(cost);
             cost -= part;
-            taken.0.insert(0, Receipt { cost: part, ..*last });
-            last.cost -= part;
+            let rest = with_meter!(rule, meter => meter.shortened(last, part));
+            let fitted =
+                if rule.kind() == LOG_KIND { last.returned - rest.returned } else { last.returned };
+            taken.0.insert(0, Receipt { cost: part, returned: fitted, ..*last });
+            *last = rest;
             if last.cost == 0 {
                 self.0.pop();
             }
@@ -102,10 +108,9 @@ impl Receipts {
     }
 
     /// Something that was taken later has been undone: so many steps, as [`Limit::undo`](crate::Limit::undo) says, did not move
-    /// up what is remembered here; but the last receipt counts them if a part of it was undone.
-    pub fn moved_up(&mut self, steps: u32, part_of_last: bool) {
-        let whole = self.0.len() - usize::from(part_of_last && !self.0.is_empty());
-        for receipt in self.0.iter_mut().take(whole) {
+    /// up what is remembered here.
+    pub fn moved_up(&mut self, steps: u32) {
+        for receipt in self.0.iter_mut().filter(|_| steps > 0) {
             receipt.returned = receipt.returned.wrapping_add(steps) & RETURNED as u32;
         }
     }

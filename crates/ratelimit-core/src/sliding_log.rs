@@ -69,6 +69,15 @@ impl SlidingLog {
         size != 0 && size != self.places()
     }
 
+    /// Gives a ring the size that the next change would give it.
+    pub(crate) fn fit<S: State>(&self, state: &mut S) {
+        if self.resizes(state) {
+            let ring = self.view(state, Now::at(0));
+            let ring = self.resize(state, ring);
+            self.store(state, &ring);
+        }
+    }
+
     /// When what is taken now will have expired.
     pub(crate) fn expiry(&self, now: Now) -> Micros {
         now.steady.saturating_add(self.period)
@@ -177,6 +186,12 @@ impl Meter for SlidingLog {
 
     fn receipt<S: State>(&self, _: &S, view: &Ring, now: Now, cost: u64) -> Receipt {
         Receipt::new(now, cost, i128::from(now.steady), view.fitted as u32, 0)
+    }
+
+    fn shortened(&self, receipt: &Receipt, part: u64) -> Receipt {
+        let cost = receipt.cost.saturating_sub(part);
+        let left = u32::try_from(cost).unwrap_or(u32::MAX);
+        Receipt { cost, returned: receipt.returned.min(left), ..*receipt }
     }
 
     fn merged(&self, one: &Receipt, other: &Receipt) -> Option<Receipt> {

@@ -61,6 +61,9 @@ impl Stored {
         for (place, word) in numbers.enumerate() {
             stored.state.set_time(place, word);
         }
+        if let Rule::SlidingLog(log) = rule {
+            log.fit(&mut stored.state);
+        }
         Some(stored)
     }
 

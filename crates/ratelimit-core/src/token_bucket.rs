@@ -202,6 +202,11 @@ impl Meter for TokenBucket {
         Some(self.give_back(state, view, left.clamp(0, self.cost(receipt.cost))))
     }
 
+    fn shortened(&self, receipt: &Receipt, part: u64) -> Receipt {
+        let position = receipt.position.saturating_sub(self.cost(part));
+        Receipt { cost: receipt.cost.saturating_sub(part), position, ..*receipt }
+    }
+
     #[inline(always)]
     fn merged(&self, one: &Receipt, other: &Receipt) -> Option<Receipt> {
         let together = (one.at.steady ^ other.at.steady) >> self.blur == 0;
@@ -375,6 +380,11 @@ impl Meter for IntervalBucket {
         let left = i128::from(used) - served - moved;
         let left = left.clamp(0, i128::from(receipt.cost));
         Some(self.give_back(state, view, u64::try_from(left).unwrap_or(0)))
+    }
+
+    fn shortened(&self, receipt: &Receipt, part: u64) -> Receipt {
+        let position = receipt.position.saturating_sub(i128::from(part));
+        Receipt { cost: receipt.cost.saturating_sub(part), position, ..*receipt }
     }
 
     fn merged(&self, one: &Receipt, other: &Receipt) -> Option<Receipt> {

@@ -342,7 +342,7 @@ impl<'t, H: Host> Table<'t, H> {
         let mut count = 0;
         for cell in self.used() {
             let mut locked = cell.lock(|times| self.host.yield_now(times));
-            if locked.tag() == tag & cell::TAG {
+            if locked.tag() == tag & cell::TAG && !locked.is_durable() {
                 count += u64::from(locked.primary() && locked.kind() != 0 && locked.fresh() > now);
                 locked.clear();
             }

@@ -173,7 +173,7 @@ impl<'t, H: Host> Table<'t, H> {
             let now = if ahead { self.host.now() } else { now };
             match missing(requests, &mut limits, now, mode) {
                 Missing::Nothing => {
-                    if taken.is_some() {
+                    if mode != Mode::Look {
                         for (request, limit) in requests.iter().zip(&mut limits) {
                             limit.state().follow(request.mark);
                         }
