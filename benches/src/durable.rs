@@ -1,6 +1,8 @@
 //! What clients get from durable limits, beside the upsert into a logged table and Redis: all of them have it on disk before they
 //! answer.
 
+use std::path::PathBuf;
+
 use anyhow::{ensure, Result};
 use serde_json::{json, Value};
 
@@ -8,8 +10,10 @@ use crate::clients::{Cell, Clients};
 use crate::contender::{Contender, Keys};
 use crate::house::{House, Kept};
 use crate::lab::{Lab, SOME_KEYS};
+use crate::machine;
 use crate::options::Options;
 use crate::redis::Redis;
+use crate::stats::Spread;
 
 /// How many clients there are.
 pub const CLIENTS: u32 = 8;
@@ -28,6 +32,8 @@ pub struct Durable {
     pub clients: Clients,
     /// Requests a second of Redis in each round, where it is installed.
     pub redis: Option<Vec<f64>>,
+    /// Milliseconds that a flush of the disk took, before each round.
+    pub flush: Spread,
     pub house: Kept,
 }
 
@@ -44,16 +50,19 @@ pub fn measure(lab: &mut Lab, options: &Options) -> Result<Durable> {
 
     let house = House::keep(lab.server())?;
     let mut clients = cells();
-    let mut requests = Vec::new();
+    let folder = PathBuf::from(lab.server().host());
+    let (mut requests, mut flushes) = (Vec::new(), Vec::new());
     for round in 0..options.durable_rounds {
         eprintln!("==> durable: round {} of {}", round + 1, options.durable_rounds);
+        flushes.extend(machine::flushes(&folder)?);
         clients.round(lab, round, options.seconds, |_| true)?;
         if let Some(redis) = &mut redis {
             requests.extend(redis.run(options.seconds).ok());
         }
     }
     let house = house.end()?;
-    Ok(Durable { clients, redis: redis.map(|_| requests), house })
+    let flush = Spread::of(flushes);
+    Ok(Durable { clients, redis: redis.map(|_| requests), flush, house })
 }
 
 /// Brings all keys into shared memory.
@@ -71,7 +80,7 @@ impl Durable {
     pub fn to_json(&self) -> Value {
         json!({
             "cells": self.clients.to_json(), "redis_requests_per_second": self.redis,
-            "house_keeping": self.house.to_json(),
+            "flush_ms": self.flush.to_json(), "house_keeping": self.house.to_json(),
         })
     }
 }

@@ -1,7 +1,10 @@
 //! The machine that the figures hold for.
 
+use std::fs::File;
+use std::io::Write;
 use std::path::Path;
 use std::process::Command;
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 use serde_json::{json, Value};
@@ -34,6 +37,21 @@ pub fn load() -> Result<String> {
 /// What kind of file system a folder is on: on one in memory, `fsync` would cost nothing.
 pub fn file_system(folder: &Path) -> Result<String> {
     output(Command::new("stat").args(["--file-system", "--format=%T"]).arg(folder))
+}
+
+/// How many milliseconds each of some small writes took until the disk had it: what every commit has to wait for.
+pub fn flushes(folder: &Path) -> Result<Vec<f64>> {
+    let path = folder.join("flush");
+    let mut file = File::create(&path)?;
+    let mut times = Vec::new();
+    for _ in 0..50 {
+        let start = Instant::now();
+        file.write_all(&[0; 8192])?;
+        file.sync_data()?;
+        times.push(start.elapsed().as_secs_f64() * 1e3);
+    }
+    std::fs::remove_file(&path)?;
+    Ok(times)
 }
 
 fn output(command: &mut Command) -> Result<String> {

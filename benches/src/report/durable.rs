@@ -61,6 +61,11 @@ fn clients(out: &mut String, durable: &Durable) -> fmt::Result {
             writeln!(out, "Redis with appendfsync always: not measured, as there is none here")?
         }
     }
+    writeln!(
+        out,
+        "One flush of this disk, nothing else going on here: {} ms",
+        spread(durable.flush, 1)
+    )?;
     writeln!(out, "House-keeping: {}", durable.house)
 }
 
