@@ -104,15 +104,21 @@ impl Open {
     fn entry(
         &mut self,
         header: &'static Header,
-        key: Key,
+        request: &Request<'_>,
         new: impl FnOnce() -> (Rc<DefinedRule>, Id),
-        pinned: bool,
     ) -> &mut Held {
         // SAFETY: no precondition.
         let subtransaction = unsafe { GetCurrentSubTransactionId() };
+        let Request { key, pin: pinned, .. } = *request;
         let below = self.place(key);
         let place = match below.filter(|place| self.held[*place].subtransaction == subtransaction) {
-            Some(place) => place,
+            Some(place) => {
+                // What was taken under another definition is only written down: its receipts are void.
+                if self.held[place].rule.mark != request.mark {
+                    self.held[place].rule = new().0;
+                }
+                place
+            }
             None => {
                 BUSY.store(true, Ordering::Relaxed);
                 self.header = Some(header);
@@ -180,15 +186,6 @@ impl Open {
         self.last = 0;
         inner
     }
-
-    /// What outer subtransactions took of a key was not moved up by what has just been undone.
-    fn moved_up(&mut self, mut place: Option<usize>, steps: u32) {
-        while let Some(held) = place.and_then(|place| self.held.get_mut(place)) {
-            held.forgotten.moved_up(steps);
-            held.taken.moved_up(steps);
-            place = held.below;
-        }
-    }
 }
 
 /// Whether the transaction has pinned the key's cell.
@@ -206,7 +203,7 @@ pub fn record(
     new: impl FnOnce() -> (Rc<DefinedRule>, Id),
 ) {
     OPEN.with(|open| {
-        let held = open.entry(header, request.key, new, request.pin);
+        let held = open.entry(header, request, new);
         held.taken.add(&held.rule.rule, receipt);
     });
 }
@@ -219,7 +216,7 @@ pub fn take_back(key: Key, cost: u64, undo: impl FnOnce(&Rule, &Receipts) -> u32
         let Some(held) = open.current(key) else { return 0 };
         let taken = held.taken.take_back(&held.rule.rule, cost);
         let steps = undo(&held.rule.rule, &taken);
-        open.moved_up(place, steps);
+        moved_up(&mut open.held, place, steps);
         taken.iter().map(|receipt| receipt.cost).sum()
     })
 }
@@ -232,7 +229,7 @@ pub fn refund_later(
     new: impl FnOnce() -> (Rc<DefinedRule>, Id),
 ) {
     OPEN.with(|open| {
-        let held = open.entry(header, request.key, new, request.pin);
+        let held = open.entry(header, request, new);
         held.refund = held.refund.saturating_add(cost);
     });
 }
@@ -243,7 +240,7 @@ pub fn reset_later(
     request: &Request<'_>,
     new: impl FnOnce() -> (Rc<DefinedRule>, Id),
 ) {
-    OPEN.with(|open| open.entry(header, request.key, new, request.pin).forget());
+    OPEN.with(|open| open.entry(header, request, new).forget());
 }
 
 /// Asks to be called when the transaction ends.
@@ -299,15 +296,19 @@ fn ended(event: XactEvent::Type) -> Result<(), Error> {
     }
 }
 
-/// Ends what the transaction holds: the earliest first, and cells are let go when all is done. Nothing here can fail.
-fn finish(end: fn(&'static Header, &Held)) {
-    let (held, header) = OPEN.with(|open| {
+/// Ends what the transaction holds: the latest first, and cells are let go when all is done. Nothing here can fail.
+fn finish(end: fn(&'static Header, &Held) -> u32) {
+    let (mut held, header) = OPEN.with(|open| {
         open.places.clear();
         open.last = 0;
         (std::mem::take(&mut open.held), open.header)
     });
     if let Some(header) = header {
-        held.iter().for_each(|held| end(header, held));
+        for n in (0..held.len()).rev() {
+            let steps = end(header, &held[n]);
+            let outer = held[n].below;
+            moved_up(&mut held, outer, steps);
+        }
         held.iter().for_each(|held| let_go(header, held));
     }
     durable::leave();
@@ -326,17 +327,26 @@ fn finish(end: fn(&'static Header, &Held)) {
 /// For so many keys the lists are kept for the next transaction.
 const MANY: usize = 1_024;
 
-fn abort(header: &'static Header, held: &Held) {
-    undo(header, held);
+/// Gives back all that was taken, the latest first. The answer is what [`Receipts::moved_up`] wants to know.
+fn abort(header: &'static Header, held: &Held) -> u32 {
+    let (table, now) = (header.table(), header.clock.read());
+    let undo = |taken| table.undo(&held.rule.rule, held.key, taken, now, false);
+    let steps = undo(&held.taken);
+    if held.forgotten.is_empty() {
+        return steps;
+    }
+    let mut forgotten = held.forgotten.clone();
+    forgotten.moved_up(steps);
+    steps.wrapping_add(undo(&forgotten))
 }
 
-/// Gives back all that was taken, the earliest first. The answer is what [`Receipts::moved_up`] wants to know.
-fn undo(header: &'static Header, held: &Held) -> u32 {
-    let (table, now) = (header.table(), header.clock.read());
-    let all = [&held.forgotten, &held.taken];
-    let taken = all.into_iter().filter(|receipts| !receipts.is_empty());
-    let steps = taken.map(|taken| table.undo(&held.rule.rule, held.key, taken, now, false));
-    steps.fold(0, u32::wrapping_add)
+/// What is remembered of a key at this place, and further out, was not moved up by what has just been undone.
+fn moved_up(held: &mut [Held], mut place: Option<usize>, steps: u32) {
+    while let Some(outer) = place.and_then(|place| held.get_mut(place)) {
+        outer.forgotten.moved_up(steps);
+        outer.taken.moved_up(steps);
+        place = outer.below;
+    }
 }
 
 /// Lets the key's cell go, if this is what it was pinned for.
@@ -352,13 +362,14 @@ fn roll_back(subtransaction: u32) {
     let (inner, header) = OPEN.with(|open| (open.split_off(subtransaction), open.header));
     let Some(header) = header else { return };
     for held in inner {
-        let steps = undo(header, &held);
-        OPEN.with(|open| open.moved_up(held.below, steps));
+        let steps = abort(header, &held);
+        OPEN.with(|open| moved_up(&mut open.held, held.below, steps));
         let_go(header, &held);
     }
 }
 
-fn commit(header: &'static Header, held: &Held) {
+/// Does what had to wait. Nothing moves up that is still to be undone.
+fn commit(header: &'static Header, held: &Held) -> u32 {
     let (table, now) = (header.table(), header.clock.read());
     let request = |cost| Request {
         rule: &held.rule.rule,
@@ -380,6 +391,7 @@ fn commit(header: &'static Header, held: &Held) {
         // A key without a cell has nothing to get back.
         let _ = table.refund(&[request(held.refund)], now);
     }
+    0
 }
 
 unsafe extern "C-unwind" fn subtransaction_event(

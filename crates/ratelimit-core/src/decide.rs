@@ -61,7 +61,7 @@ impl<'a, S: State> Limit<'a, S> {
     /// Gives back what a charge took, as far as it still counts: what has come back by itself since then is not given twice. The
     /// state then holds at least as much as if the charge had never been made.
     ///
-    /// Of several charges the earliest is to be undone first. The answer is for [`Receipts::moved_up`](crate::Receipts::moved_up).
+    /// Of several charges the latest is to be undone first: see [`Receipts::undo`](crate::Receipts::undo), which is for the answer.
     pub fn undo(&mut self, now: Now, receipt: &Receipt) -> u32 {
         if receipt.epoch != self.state.epoch() {
             return 0;

@@ -4,7 +4,7 @@ use smallvec::SmallVec;
 
 use crate::meter::Meter;
 use crate::rule::{with_meter, Rule, LOG_KIND};
-use crate::time::Now;
+use crate::time::{Micros, Now};
 use crate::token_bucket::RETURNED;
 
 /// One charge, or several that need not be told apart.
@@ -14,6 +14,8 @@ pub struct Receipt {
     pub at: Now,
     /// How much was taken.
     pub cost: u64,
+    /// Of several, when the first was made.
+    pub(crate) since: Micros,
     /// Where it stands: the algorithm's own measure.
     pub(crate) position: i128,
     /// How much was ever given back before.
@@ -26,7 +28,7 @@ pub struct Receipt {
 
 impl Receipt {
     pub(crate) fn new(at: Now, cost: u64, position: i128, returned: u32, mark: u32) -> Self {
-        Receipt { at, cost, position, returned, mark, epoch: 0 }
+        Receipt { at, cost, since: at.steady, position, returned, mark, epoch: 0 }
     }
 }
 
@@ -113,6 +115,15 @@ impl Receipts {
         for receipt in self.0.iter_mut().filter(|_| steps > 0) {
             receipt.returned = receipt.returned.wrapping_add(steps) & RETURNED as u32;
         }
+    }
+
+    /// Undoes all, the latest first, by `undo`, which says by how many steps others have moved up; and so does this. What is still to
+    /// be undone was before that, and has not.
+    pub fn undo(&self, mut undo: impl FnMut(&Receipt) -> u32) -> u32 {
+        self.0.iter().rev().fold(0, |steps: u32, receipt| {
+            let returned = receipt.returned.wrapping_add(steps) & RETURNED as u32;
+            steps.wrapping_add(undo(&Receipt { returned, ..*receipt }))
+        })
     }
 
     /// Whether nothing is left of what was taken.

@@ -7,7 +7,7 @@
 //! To undo a take, think of the bucket as a queue whose head is served all the time: a take is a job that ends when the arrival
 //! time says. What has been served cannot be given back, because others were let in for it; what has not, can. A job moves up
 //! when one before it is undone, so the bucket also counts how much was ever given back. The count may take in jobs that were
-//! behind: then a little less is given back than could be, never more.
+//! behind: then what could be served since the take bounds the loss. A little less may be given back than could be, never more.
 
 use crate::meter::Meter;
 use crate::receipt::Receipt;
@@ -197,9 +197,13 @@ impl Meter for TokenBucket {
         if state.words()[2] != self.mark || receipt.mark != (self.mark >> 32) as u32 {
             return None;
         }
-        let moved = steps_since(view.returned, receipt) * i128::from(self.step);
-        let left = receipt.position.saturating_sub(moved).saturating_sub(view.now);
-        Some(self.give_back(state, view, left.clamp(0, self.cost(receipt.cost))))
+        let (cost, moved) = (self.cost(receipt.cost), steps_since(view.returned, receipt));
+        let end = receipt.position.saturating_sub(moved * i128::from(self.step));
+        // No more can have been served than there was time for, wherever it stood.
+        let since = i128::from(receipt.since) * i128::from(self.ticks);
+        let unserved = cost.saturating_sub(view.now.saturating_sub(since).max(0));
+        let left = end.saturating_sub(view.now).max(unserved);
+        Some(self.give_back(state, view, left.clamp(0, cost)))
     }
 
     fn shortened(&self, receipt: &Receipt, part: u64) -> Receipt {
@@ -377,8 +381,8 @@ impl Meter for IntervalBucket {
         let periods = now.steady.saturating_sub(since).max(0) / self.period;
         let served = i128::from(periods) * i128::from(self.quota);
         let moved = steps_since(view.returned, receipt) * i128::from(self.step);
-        let left = i128::from(used) - served - moved;
-        let left = left.clamp(0, i128::from(receipt.cost));
+        let cost = i128::from(receipt.cost);
+        let left = (i128::from(used) - served - moved).max(cost - served).clamp(0, cost);
         Some(self.give_back(state, view, u64::try_from(left).unwrap_or(0)))
     }
 

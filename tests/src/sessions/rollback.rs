@@ -34,9 +34,9 @@ const TAKE_AND_STAY: &str =
 
 fn at_rollback(case: &Case) -> Result<()> {
     let mut session = case.session()?;
+    session.batch_execute("SELECT rl_try_acquire('api', 'key', 2)")?;
     session.batch_execute(
-        "SELECT rl_try_acquire('api', 'key', 2);
-         BEGIN; SELECT rl_try_acquire('api', 'key'); SELECT rl_penalize('api', 'key', 3);
+        "BEGIN; SELECT rl_try_acquire('api', 'key'); SELECT rl_penalize('api', 'key', 3);
          SELECT rl_refund('api', 'key', 1)",
     )?;
     // What is taken is taken at once for all.

@@ -154,7 +154,7 @@ fn a_savepoint_that_is_rolled_back_costs_nothing_of_what_was_before() {
             assert!(hold(&table, &rule, 0, 2, now, &mut inner));
         }
         let now = START.plus(2 * SECOND);
-        outer.moved_up(table.undo(&rule, key(0), &inner, now, false), false);
+        outer.moved_up(table.undo(&rule, key(0), &inner, now, false));
         table.undo(&rule, key(0), &outer, now, false);
         let then = if is_bucket(&rule) { now.plus(3 * SECOND) } else { now };
         assert_eq!(remaining(&table, &rule, 0, then), 9, "{rule:?}");
@@ -170,8 +170,8 @@ fn what_is_taken_back_costs_nothing_of_the_rest() {
         assert!(hold(&table, &rule, 0, 3, START, &mut receipts));
         assert!(hold(&table, &rule, 0, 6, START.plus(5 * MINUTE), &mut receipts));
         let now = START.plus(5 * MINUTE);
-        let part = receipts.take_back(2);
-        receipts.moved_up(table.undo(&rule, key(0), &part, now, false), true);
+        let part = receipts.take_back(&rule, 2);
+        receipts.moved_up(table.undo(&rule, key(0), &part, now, false));
         assert_eq!(remaining(&table, &rule, 0, now), 2, "{rule:?}");
         table.undo(&rule, key(0), &receipts, now, false);
         let then = if is_bucket(&rule) { now.plus(4 * SECOND) } else { now };
@@ -186,8 +186,7 @@ fn any_rule() -> impl Strategy<Value = Rule> {
 
 /// As a table does.
 fn undo_all(rule: &Rule, state: &mut MemoryState, receipts: &Receipts, now: Now) -> u32 {
-    let undo = |receipt| Limit::new(rule, &mut *state, 0).undo(now, receipt);
-    receipts.iter().map(undo).fold(0, u32::wrapping_add)
+    receipts.undo(|receipt| Limit::new(rule, &mut *state, 0).undo(now, receipt))
 }
 
 proptest! {
@@ -228,11 +227,11 @@ proptest! {
                     (*receipts, *expected) = Default::default();
                 }
                 1 => {
-                    let (one, other) = (receipts.take_back(cost), expected.take_back(cost));
+                    let (one, other) = (receipts.take_back(&rule, cost), expected.take_back(&rule, cost));
                     let steps = table.undo(&rule, key(n), &one, now, false);
                     prop_assert_eq!(steps, undo_all(&rule, state, &other, now));
                     for rest in [receipts, expected] {
-                        rest.moved_up(steps, true);
+                        rest.moved_up(steps);
                     }
                 }
                 2 => {

@@ -54,18 +54,18 @@ impl<H: Host> Table<'_, H> {
     /// Gives back what was taken of a key, and lets the cell go if `unpin`. Cannot fail: a cell that is pinned is there. The rule is
     /// the one under which it was taken; the answer is for [`Receipts::moved_up`].
     pub fn undo(&self, rule: &Rule, key: Key, taken: &Receipts, now: Now, unpin: bool) -> u32 {
-        let mut steps: u32 = 0;
         // One after the other: undoing may take a while where a log is long, and others want the cell.
-        for receipt in taken.iter() {
+        let steps = taken.undo(|receipt| {
             let mut state = KeyState::new(self, key, rule, now);
             state.lock();
             // Another algorithm has begun afresh: there is nothing to give back to.
-            if state.is_current() {
-                let mut limit = Limit::new(rule, &mut state, 0);
-                let now = if limit.is_ahead(now) { self.host.now() } else { now };
-                steps = steps.wrapping_add(limit.undo(now, receipt));
+            if !state.is_current() {
+                return 0;
             }
-        }
+            let mut limit = Limit::new(rule, &mut state, 0);
+            let now = if limit.is_ahead(now) { self.host.now() } else { now };
+            limit.undo(now, receipt)
+        });
         if unpin {
             let mut state = KeyState::new(self, key, rule, now);
             state.lock();

@@ -39,9 +39,9 @@ fn undo(key: &mut Key, now: Now, receipt: &Receipt) -> u32 {
     Limit::new(&key.rule, &mut key.state, 0).undo(now, receipt)
 }
 
-/// Undoes all of them, the earliest first, as a table does.
+/// Undoes all of them, as a table does.
 fn undo_all(key: &mut Key, now: Now, receipts: &Receipts) -> u32 {
-    receipts.iter().fold(0, |steps, receipt| steps.wrapping_add(undo(key, now, receipt)))
+    receipts.undo(|receipt| undo(key, now, receipt))
 }
 
 fn total(receipts: &Receipts) -> u64 {

@@ -140,7 +140,7 @@ proptest! {
                 made.extend(core::iter::repeat_n(now.steady, *cost as usize));
             }
             let before: u64 = costs.iter().sum();
-            let taken = receipts.take_back(back);
+            let taken = receipts.take_back(&key.rule, back);
             prop_assert_eq!((total(&taken), total(&receipts)), (back.min(before), before - back.min(before)));
             prop_assert_eq!(receipts.is_empty(), back >= before);
             // The others remember when the window or the period began.

@@ -40,28 +40,31 @@ impl Transaction {
         let inner = self.0.pop().unwrap();
         let steps = undo_all(key, now, &inner);
         for outer in &mut self.0 {
-            outer.moved_up(steps, false);
+            outer.moved_up(steps);
         }
     }
 
-    /// The earliest first.
-    pub fn roll_back(self, key: &mut Key, now: Now) {
-        for receipts in &self.0 {
-            undo_all(key, now, receipts);
+    /// The latest first: what is undone later was taken before, and did not move up.
+    pub fn roll_back(mut self, key: &mut Key, now: Now) {
+        while let Some(inner) = self.0.pop() {
+            let steps = undo_all(key, now, &inner);
+            for outer in &mut self.0 {
+                outer.moved_up(steps);
+            }
         }
     }
 
     /// Gives back what was taken last since the last savepoint; says how much that was.
     pub fn take_back(&mut self, key: &mut Key, now: Now, cost: u64) -> u64 {
         let (inner, outer) = self.0.split_last_mut().unwrap();
-        let (whole, before) = (inner.iter().count(), total(inner));
-        let taken = inner.take_back(cost);
+        let before = total(inner);
+        let taken = inner.take_back(&key.rule, cost);
         assert_eq!(total(&taken), cost.min(before));
         assert_eq!(total(inner), before - cost.min(before));
         let steps = undo_all(key, now, &taken);
-        inner.moved_up(steps, taken.iter().count() + inner.iter().count() > whole);
+        inner.moved_up(steps);
         for outer in outer {
-            outer.moved_up(steps, false);
+            outer.moved_up(steps);
         }
         total(&taken)
     }
