@@ -26,7 +26,7 @@ pub const TESTS: &[Test] = &[
 ];
 
 /// Nothing may wait longer.
-const LONGEST: Duration = Duration::from_secs(5);
+pub const LONGEST: Duration = Duration::from_secs(5);
 
 /// A server with as many rounds as can be.
 fn busy(bed: &Bed) -> Builder {
@@ -41,7 +41,7 @@ fn processes(session: &mut Client, kind: &str) -> Result<Vec<i32>> {
 }
 
 /// Waits for a launcher that is none of these.
-fn launcher(session: &mut Client, known: &[i32]) -> Result<i32> {
+pub fn launcher(session: &mut Client, known: &[i32]) -> Result<i32> {
     let mut found = None;
     eventually("there is a launcher", || {
         let launchers = processes(session, "launcher")?;
@@ -63,7 +63,7 @@ fn waiting(session: &mut Client) -> Result<Option<i32>> {
 }
 
 /// Makes the workers in the database of this session wait, and runs `f` when the first one does.
-fn with_worker<R>(
+pub fn with_worker<R>(
     session: &mut Client,
     f: impl FnOnce(&mut Client, i32) -> Result<R>,
 ) -> Result<R> {
@@ -79,7 +79,7 @@ fn with_worker<R>(
 }
 
 /// Waits for a round that begins after this call.
-fn a_round_ends(session: &mut Client) -> Result<()> {
+pub fn a_round_ends(session: &mut Client) -> Result<()> {
     const LAST: &str = "SELECT last_purge::text FROM rl_info()";
     // One may be on its way.
     for _ in 0..2 {
