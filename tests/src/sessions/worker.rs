@@ -6,7 +6,8 @@ use anyhow::{ensure, Context, Result};
 use postgres::Client;
 use testbed::{Builder, Server, Stop};
 
-use super::ask::{ensure_code, eventually, Ask};
+use super::ask::{ensure_code, eventually, Ask, AGE};
+use super::kinds::Kind;
 use super::standby::standby_of;
 use super::Test;
 use crate::bed::{Bed, Database};
@@ -254,18 +255,25 @@ fn without_room_the_launcher_goes_on(bed: &Bed) -> Result<()> {
     Ok(())
 }
 
+/// The limiters that eight sessions use: half of them take of the durable one.
+fn load(server: &Server) -> Result<Client> {
+    let mut session = Database::new(server, "worker")?.connect()?;
+    session.limiter("api", 1)?;
+    Kind::Durable.create(&mut session, "paid", &format!("1000 per {AGE}"), "token_bucket")?;
+    Ok(session)
+}
+
 /// Sessions that call all the time, until the server ends them.
 fn under_load(server: &mut Server, stop: impl FnOnce(&mut Server) -> Result<()>) -> Result<()> {
     let mut sessions = Vec::new();
-    for _ in 0..4 {
+    for _ in 0..8 {
         sessions.push(server.connect_to("worker", "postgres")?);
     }
     std::thread::scope(|scope| {
-        for mut session in sessions {
+        for (session, limiter) in sessions.iter_mut().zip(["api", "paid"].into_iter().cycle()) {
             scope.spawn(move || {
-                let load =
-                    "SELECT rl_try_acquire('api', 'key ' || n) FROM generate_series(1, 1000) AS n";
-                while session.batch_execute(load).is_ok() {}
+                let load = format!("SELECT rl_try_acquire('{limiter}', 'key ' || n) FROM generate_series(1, 100) AS n");
+                while session.batch_execute(&load).is_ok() {}
             });
         }
         a_round_ends(&mut server.connect_to("worker", "postgres")?)?;
@@ -275,7 +283,7 @@ fn under_load(server: &mut Server, stop: impl FnOnce(&mut Server) -> Result<()>)
 
 fn a_fast_stop_is_fast(bed: &Bed) -> Result<()> {
     let mut server = busy(bed).start()?;
-    Database::new(&server, "worker")?.connect()?.limiter("api", 1)?;
+    load(&server)?.close()?;
     under_load(&mut server, stops_promptly)?;
     // Also while a worker waits for a lock.
     server.start_again()?;
@@ -288,8 +296,7 @@ fn a_fast_stop_is_fast(bed: &Bed) -> Result<()> {
 
 fn a_fast_stop_waits_for_no_standby(bed: &Bed) -> Result<()> {
     let mut server = busy(bed).start()?;
-    let mut session = Database::new(&server, "worker")?.connect()?;
-    session.limiter("api", 1)?;
+    let mut session = load(&server)?;
     session.batch_execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")?;
     session.ask::<bool>("SELECT pg_reload_conf()")?;
     eventually("commits wait for the standby", || {
