@@ -3,6 +3,7 @@
 #            LOG=file        make demo writes what it did there
 #            QUICK=1         make bench takes two minutes instead of eleven
 #            UPDATE_EXPECTED=1  make test takes what the SQL files print as right
+#            ROUNDS=50       make test T=ruin ruins a server so often
 #            PG_CONFIG=path  use this server instead of a private one
 
 PG ?= 18

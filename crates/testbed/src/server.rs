@@ -252,8 +252,22 @@ impl Server {
     /// Kills a process of the server, and waits until the others have been ended and sessions are accepted again.
     pub fn crash(&mut self, pid: i32) -> Result<()> {
         let before = self.crashes();
-        kill(Pid::from_raw(pid), Signal::SIGKILL).context("cannot kill a process")?;
+        self.kill(pid)?;
         self.wait_for_crash(before)
+    }
+
+    /// Kills a process of the server, unless it has ended by itself.
+    pub fn kill(&self, pid: i32) -> Result<()> {
+        if self.children()?.contains(&pid) {
+            signal(&[pid], Signal::SIGKILL);
+        }
+        Ok(())
+    }
+
+    fn children(&self) -> Result<Vec<i32>> {
+        let server = i32::try_from(self.pid().context("the server is stopped")?)?;
+        let children = processes()?.into_iter().filter(|process| process.parent == server);
+        Ok(children.map(|process| process.pid).collect())
     }
 
     /// Waits until there was one more crash than `before`, and sessions are accepted again.
@@ -289,6 +303,29 @@ impl Server {
         Ok(())
     }
 
+    /// Ends all processes of the server in the same moment, none of which can do anything any more, as when the power fails. What was
+    /// handed to the operating system is kept.
+    pub fn cut_power(&mut self) -> Result<()> {
+        let pid = i32::try_from(self.pid().context("the server is stopped")?)?;
+        // A stopped postmaster makes no more children, and stopped children go on with nothing.
+        signal(&[pid], Signal::SIGSTOP);
+        let mut all = self.children()?;
+        signal(&all, Signal::SIGSTOP);
+        all.push(pid);
+        signal(&all, Signal::SIGKILL);
+        self.process.take().context("the server is stopped")?.wait()?;
+        all.pop();
+        // They hold shared memory until they are gone.
+        let start = Instant::now();
+        while processes()?.iter().any(|p| all.contains(&p.pid) && !p.is_dead) {
+            if start.elapsed() > PATIENCE {
+                bail!("processes of the server do not end");
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+
     /// Stops the server and starts it again.
     pub fn restart(&mut self, mode: Stop) -> Result<()> {
         self.stop(mode)?;
@@ -314,6 +351,33 @@ impl Server {
         }
         Ok(status)
     }
+}
+
+/// Sends a signal to processes, of which some may have ended.
+fn signal(pids: &[i32], signal: Signal) {
+    for pid in pids {
+        let _ = kill(Pid::from_raw(*pid), signal);
+    }
+}
+
+/// A process of this machine.
+struct Process {
+    pid: i32,
+    parent: i32,
+    /// Nobody has taken note of its end yet.
+    is_dead: bool,
+}
+
+fn processes() -> Result<Vec<Process>> {
+    let output =
+        Command::new("ps").args(["-A", "-o", "pid=", "-o", "ppid=", "-o", "state="]).output();
+    let output = output.context("cannot run ps")?;
+    let process = |line: &str| {
+        let mut words = line.split_whitespace();
+        let (pid, parent) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+        Some(Process { pid, parent, is_dead: words.next()?.starts_with('Z') })
+    };
+    Ok(String::from_utf8_lossy(&output.stdout).lines().filter_map(process).collect())
 }
 
 impl Drop for Server {

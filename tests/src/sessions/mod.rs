@@ -15,6 +15,7 @@ mod lifecycle;
 mod parallel;
 mod read_only;
 mod rollback;
+mod ruin;
 mod saved;
 mod savepoints;
 mod settings;
@@ -46,6 +47,7 @@ pub fn tests() -> Vec<FileTest> {
         lifecycle::TESTS,
         parallel::TESTS,
         read_only::TESTS,
+        ruin::TESTS,
         saved::TESTS,
         settings::TESTS,
         standby::TESTS,

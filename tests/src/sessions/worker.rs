@@ -6,7 +6,8 @@ use anyhow::{ensure, Context, Result};
 use postgres::Client;
 use testbed::{Builder, Server, Stop};
 
-use super::ask::{ensure_code, eventually, Ask};
+use super::ask::{ensure_code, eventually, Ask, AGE};
+use super::kinds::Kind;
 use super::standby::standby_of;
 use super::Test;
 use crate::bed::{Bed, Database};
@@ -26,7 +27,7 @@ pub const TESTS: &[Test] = &[
 ];
 
 /// Nothing may wait longer.
-const LONGEST: Duration = Duration::from_secs(5);
+pub const LONGEST: Duration = Duration::from_secs(5);
 
 /// A server with as many rounds as can be.
 fn busy(bed: &Bed) -> Builder {
@@ -41,7 +42,7 @@ fn processes(session: &mut Client, kind: &str) -> Result<Vec<i32>> {
 }
 
 /// Waits for a launcher that is none of these.
-fn launcher(session: &mut Client, known: &[i32]) -> Result<i32> {
+pub fn launcher(session: &mut Client, known: &[i32]) -> Result<i32> {
     let mut found = None;
     eventually("there is a launcher", || {
         let launchers = processes(session, "launcher")?;
@@ -63,7 +64,7 @@ fn waiting(session: &mut Client) -> Result<Option<i32>> {
 }
 
 /// Makes the workers in the database of this session wait, and runs `f` when the first one does.
-fn with_worker<R>(
+pub fn with_worker<R>(
     session: &mut Client,
     f: impl FnOnce(&mut Client, i32) -> Result<R>,
 ) -> Result<R> {
@@ -79,7 +80,7 @@ fn with_worker<R>(
 }
 
 /// Waits for a round that begins after this call.
-fn a_round_ends(session: &mut Client) -> Result<()> {
+pub fn a_round_ends(session: &mut Client) -> Result<()> {
     const LAST: &str = "SELECT last_purge::text FROM rl_info()";
     // One may be on its way.
     for _ in 0..2 {
@@ -254,18 +255,25 @@ fn without_room_the_launcher_goes_on(bed: &Bed) -> Result<()> {
     Ok(())
 }
 
+/// The limiters that eight sessions use: half of them take of the durable one.
+fn load(server: &Server) -> Result<Client> {
+    let mut session = Database::new(server, "worker")?.connect()?;
+    session.limiter("api", 1)?;
+    Kind::Durable.create(&mut session, "paid", &format!("1000 per {AGE}"), "token_bucket")?;
+    Ok(session)
+}
+
 /// Sessions that call all the time, until the server ends them.
 fn under_load(server: &mut Server, stop: impl FnOnce(&mut Server) -> Result<()>) -> Result<()> {
     let mut sessions = Vec::new();
-    for _ in 0..4 {
+    for _ in 0..8 {
         sessions.push(server.connect_to("worker", "postgres")?);
     }
     std::thread::scope(|scope| {
-        for mut session in sessions {
+        for (session, limiter) in sessions.iter_mut().zip(["api", "paid"].into_iter().cycle()) {
             scope.spawn(move || {
-                let load =
-                    "SELECT rl_try_acquire('api', 'key ' || n) FROM generate_series(1, 1000) AS n";
-                while session.batch_execute(load).is_ok() {}
+                let load = format!("SELECT rl_try_acquire('{limiter}', 'key ' || n) FROM generate_series(1, 100) AS n");
+                while session.batch_execute(&load).is_ok() {}
             });
         }
         a_round_ends(&mut server.connect_to("worker", "postgres")?)?;
@@ -275,7 +283,7 @@ fn under_load(server: &mut Server, stop: impl FnOnce(&mut Server) -> Result<()>)
 
 fn a_fast_stop_is_fast(bed: &Bed) -> Result<()> {
     let mut server = busy(bed).start()?;
-    Database::new(&server, "worker")?.connect()?.limiter("api", 1)?;
+    load(&server)?.close()?;
     under_load(&mut server, stops_promptly)?;
     // Also while a worker waits for a lock.
     server.start_again()?;
@@ -288,8 +296,7 @@ fn a_fast_stop_is_fast(bed: &Bed) -> Result<()> {
 
 fn a_fast_stop_waits_for_no_standby(bed: &Bed) -> Result<()> {
     let mut server = busy(bed).start()?;
-    let mut session = Database::new(&server, "worker")?.connect()?;
-    session.limiter("api", 1)?;
+    let mut session = load(&server)?;
     session.batch_execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")?;
     session.ask::<bool>("SELECT pg_reload_conf()")?;
     eventually("commits wait for the standby", || {
