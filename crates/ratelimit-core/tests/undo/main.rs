@@ -97,7 +97,7 @@ fn spec() -> impl Strategy<Value = RateSpec> {
 
 /// Only those for which this holds.
 fn spec_that(is: fn(&RateSpec) -> bool) -> impl Strategy<Value = RateSpec> {
-    spec().prop_filter("another way to count", move |spec| is(spec))
+    spec().prop_filter("another way to count", is)
 }
 
 fn is_continuous(spec: &RateSpec) -> bool {
