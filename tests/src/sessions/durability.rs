@@ -2,7 +2,7 @@
 
 use anyhow::{ensure, Result};
 use postgres::Client;
-use testbed::{Server, Stop};
+use testbed::{Builder, Server, Stop};
 
 use super::ask::{Ask, AGE};
 use super::kinds::{Kind, ALGORITHMS};
@@ -12,7 +12,7 @@ use crate::bed::{Bed, Database};
 pub const TESTS: &[Test] = &[
     ("durable_counts_survive_an_immediate_stop", counts_survive_an_immediate_stop),
     ("durable_counts_survive_an_immediate_stop_without_preload", |bed| {
-        survive(bed.private().preload(false).start()?)
+        survive(builder(bed).preload(false).start()?)
     }),
     ("durable_refunds_and_resets_survive_and_roll_back", refunds_and_resets),
     ("durable_resets_forget_what_was_before_them", resets_forget),
@@ -22,6 +22,15 @@ pub const TESTS: &[Test] = &[
 ];
 
 const NAME: &str = "durability";
+
+/// A server whose worker leaves folding to the test.
+fn builder(bed: &Bed) -> Builder {
+    bed.private().setting("ratelimit.purge_interval", "1 d")
+}
+
+fn start(bed: &Bed) -> Result<Server> {
+    builder(bed).start()
+}
 
 /// A limiter of 100 of each algorithm, and one of two rules.
 pub fn limiters(server: &Server) -> Result<Client> {
@@ -79,7 +88,7 @@ fn ensure_left(session: &mut Client, key: &str, left: i64) -> Result<()> {
 }
 
 fn counts_survive_an_immediate_stop(bed: &Bed) -> Result<()> {
-    survive(bed.private().start()?)
+    survive(start(bed)?)
 }
 
 fn survive(mut server: Server) -> Result<()> {
@@ -180,7 +189,7 @@ fn resets_forget(bed: &Bed) -> Result<()> {
 }
 
 fn deeds(bed: &Bed, deeds: &[(&str, i64)]) -> Result<()> {
-    let mut server = bed.private().start()?;
+    let mut server = start(bed)?;
     let mut session = limiters(&server)?;
     let mut wrong = Vec::new();
     let mut check = |session: &mut Client, key: &str, deed: &str, left: i64| {
@@ -226,7 +235,7 @@ pub fn ledgers(session: &mut Client) -> Result<(i64, i64)> {
 }
 
 fn a_row_that_comes_after_a_fold(bed: &Bed) -> Result<()> {
-    let mut server = bed.private().start()?;
+    let mut server = start(bed)?;
     let mut session = limiters(&server)?;
     for round in 1..=2 {
         let mut long = connect(&server)?;
@@ -251,7 +260,7 @@ fn a_row_that_comes_after_a_fold(bed: &Bed) -> Result<()> {
 }
 
 fn folding_waits_for_nobody(bed: &Bed) -> Result<()> {
-    let mut server = bed.private().start()?;
+    let mut server = start(bed)?;
     let mut session = limiters(&server)?;
     let mut long = connect(&server)?;
     long.batch_execute("BEGIN; SELECT rl_enforce('token_bucket', 'b', 1)")?;
@@ -272,7 +281,7 @@ fn folding_waits_for_nobody(bed: &Bed) -> Result<()> {
 }
 
 fn a_long_log_survives_folding(bed: &Bed) -> Result<()> {
-    let mut server = bed.private().start()?;
+    let mut server = start(bed)?;
     let mut session = limiters(&server)?;
     Kind::Durable.create(&mut session, "long", &format!("1000 per {AGE}"), "sliding_log")?;
     // Both in few transactions and in many, so that times are equal and differ.

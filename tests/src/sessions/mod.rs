@@ -2,6 +2,7 @@
 
 mod admission;
 mod ask;
+mod contention;
 mod crash;
 mod crowd;
 mod definitions;
@@ -13,6 +14,7 @@ mod housekeeping;
 mod kinds;
 mod lifecycle;
 mod parallel;
+mod random;
 mod read_only;
 mod rollback;
 mod ruin;
@@ -38,6 +40,7 @@ pub type FileTest = (String, Box<dyn Fn(&Bed) -> Result<()> + Send>);
 pub fn tests() -> Vec<FileTest> {
     let lists = [
         admission::TESTS,
+        contention::TESTS,
         crash::TESTS,
         definitions::TESTS,
         dump::TESTS,
