@@ -10,9 +10,11 @@ mod documents;
 mod dump;
 mod durability;
 mod flood;
+mod histories;
 mod housekeeping;
 mod kinds;
 mod lifecycle;
+mod oracle;
 mod parallel;
 mod random;
 mod read_only;
@@ -46,6 +48,7 @@ pub fn tests() -> Vec<FileTest> {
         dump::TESTS,
         durability::TESTS,
         flood::TESTS,
+        histories::TESTS,
         housekeeping::TESTS,
         lifecycle::TESTS,
         parallel::TESTS,
