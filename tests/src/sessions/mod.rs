@@ -3,6 +3,7 @@
 mod admission;
 mod ask;
 mod contention;
+mod copies;
 mod crash;
 mod crowd;
 mod definitions;
@@ -43,6 +44,7 @@ pub fn tests() -> Vec<FileTest> {
     let lists = [
         admission::TESTS,
         contention::TESTS,
+        copies::TESTS,
         crash::TESTS,
         definitions::TESTS,
         dump::TESTS,
