@@ -84,30 +84,50 @@ impl Suite {
             .collect()
     }
 
+    /// The files about answers: they are the same for durable limiters.
+    pub fn twins(&self) -> &'static [&'static str] {
+        match self.name {
+            "regress" => &["calls", "several"],
+            _ => &[],
+        }
+    }
+
+    /// Runs a file with durable limiters, against the same answers.
+    pub fn run_durable(&self, bed: &Bed, runner: &Path, name: &str) -> Result<()> {
+        let twin = format!("{name}_durable");
+        let database = bed.database(&format!("{}_{twin}", self.name))?;
+        let folder = output_folder(&database, self, &format!("{twin}_files"))?;
+        for (from, to) in [
+            (self.input(name), Path::new(self.inputs).join(&twin).with_extension(self.extension)),
+            (self.expected(name), Path::new("expected").join(&twin).with_extension("out")),
+        ] {
+            let text = fs::read_to_string(&from).with_context(|| from.display().to_string())?;
+            let to = folder.join(to);
+            fs::create_dir_all(to.with_file_name(""))?;
+            fs::write(to, durable(&text))?;
+        }
+        self.run_in(&database, runner, &twin, &folder)
+    }
+
     /// Runs one file: in a server of its own if it asks for settings, else in the shared one.
     pub fn run(&self, bed: &Bed, runner: &Path, name: &str) -> Result<()> {
         let database = format!("{}_{name}", self.name);
         let settings = self.settings(name)?;
         if settings.is_empty() {
-            return self.run_in(&bed.database(&database)?, runner, name);
+            return self.run_in(&bed.database(&database)?, runner, name, &self.folder());
         }
         let mut builder = bed.private();
         for (name, value) in &settings {
             builder = builder.setting(name, value);
         }
         let server: Server = builder.start()?;
-        self.run_in(&Database::new(&server, &database)?, runner, name)
+        self.run_in(&Database::new(&server, &database)?, runner, name, &self.folder())
     }
 
-    fn run_in(&self, database: &Database, runner: &Path, name: &str) -> Result<()> {
+    fn run_in(&self, database: &Database, runner: &Path, name: &str, files: &Path) -> Result<()> {
         let server = database.server();
         let tree = server.tree();
-        let output = Path::new(env!("CARGO_TARGET_TMPDIR"))
-            .join(format!("pg{}/{}/{name}", tree.major, self.name));
-        if output.exists() {
-            fs::remove_dir_all(&output)?;
-        }
-        fs::create_dir_all(&output)?;
+        let output = output_folder(database, self, name)?;
 
         let option = |name: &str, path: &Path| format!("--{name}={}", path.display());
         let mut command = server.command_at(runner);
@@ -120,21 +140,22 @@ impl Suite {
             .arg(format!("--launcher={LAUNCHER}"))
             .arg(option("bindir", &tree.bindir))
             .arg(option("dlpath", &tree.pkglibdir))
-            .arg(option("inputdir", &self.folder()))
+            .arg(option("inputdir", files))
             .arg(option("outputdir", &output));
         if tree.major >= 16 {
-            command.arg(option("expecteddir", &self.folder()));
+            command.arg(option("expecteddir", files));
         }
         let ran = command.arg(name).output().context("cannot run the test runner")?;
 
-        if std::env::var_os("UPDATE_EXPECTED").is_some_and(|value| value == "1") {
+        let own = files == self.folder();
+        if own && std::env::var_os("UPDATE_EXPECTED").is_some_and(|value| value == "1") {
             return self.accept(&output, name);
         }
         if ran.status.success() {
             return Ok(());
         }
         let expected = self.expected(name);
-        if !expected.exists() {
+        if own && !expected.exists() {
             bail!("there is no {}; UPDATE_EXPECTED=1 makes it", expected.display());
         }
         match fs::read_to_string(output.join("regression.diffs")) {
@@ -156,4 +177,41 @@ impl Suite {
         fs::copy(&result, &expected).with_context(|| format!("no new {}", expected.display()))?;
         Ok(())
     }
+}
+
+/// A new folder for what a file's run leaves behind.
+fn output_folder(database: &Database, suite: &Suite, name: &str) -> Result<PathBuf> {
+    let major = database.server().tree().major;
+    let folder =
+        Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("pg{major}/{}/{name}", suite.name));
+    if folder.exists() {
+        fs::remove_dir_all(&folder)?;
+    }
+    fs::create_dir_all(&folder)?;
+    Ok(folder)
+}
+
+/// SQL, or what it prints, with durable limiters, and without what is said to be only so in memory.
+fn durable(text: &str) -> String {
+    let mut in_memory = false;
+    let mut result = String::new();
+    for line in text.lines() {
+        in_memory = match line {
+            "-- Only in memory:" => true,
+            "-- In any storage:" => false,
+            _ => in_memory,
+        };
+        if in_memory {
+            continue;
+        }
+        let durable = line
+            .strip_prefix("SELECT rl_create_limiter(")
+            .and_then(|rest| rest.strip_suffix(");"))
+            .map(|arguments| {
+                format!("SELECT rl_create_limiter({arguments}, storage => 'durable');")
+            });
+        result.push_str(durable.as_deref().unwrap_or(line));
+        result.push('\n');
+    }
+    result
 }

@@ -1,6 +1,7 @@
 //! Runs the tests of the extension in private servers, with the options of `cargo test`.
 //!
 //! - `regress::NAME`: the SQL file `pg_regress/sql/NAME.sql`
+//! - `regress::NAME_durable`: the same, with durable limiters
 //! - `isolation::NAME`: the specification `isolation/specs/NAME.spec`
 //! - `sessions::NAME`: a function of the module [`sessions`]
 //!
@@ -29,6 +30,16 @@ fn trials(bed: &Arc<Bed>) -> Result<Vec<Trial>> {
             let title = format!("{}::{name}", suite.name);
             let run = move || match &runner {
                 Some(runner) => Ok(suite.run(&bed, runner, &name).map_err(report)?),
+                None => Err("the runner is not installed".into()),
+            };
+            trials.push(Trial::test(title, run).with_ignored_flag(missing));
+        }
+        for name in suite.twins() {
+            let (bed, runner) = (Arc::clone(bed), runner.clone());
+            let missing = runner.is_none();
+            let title = format!("{}::{name}_durable", suite.name);
+            let run = move || match &runner {
+                Some(runner) => Ok(suite.run_durable(&bed, runner, name).map_err(report)?),
                 None => Err("the runner is not installed".into()),
             };
             trials.push(Trial::test(title, run).with_ignored_flag(missing));

@@ -42,7 +42,8 @@ SELECT rl_try_acquire('api', 'e', 0);
 SELECT rl_take('api', 'f', 2), rl_take('api', 'f', 2), rl_take('api', 'f', 2), rl_take('api', 'g', 0);
 
 -- Forgetting.
-SELECT rl_reset('api', 'f'), rl_reset('api', 'f'), rl_reset('api', 'never seen');
+SELECT rl_reset('api', 'f');
+SELECT rl_reset('api', 'f'), rl_reset('api', 'never seen');
 SELECT rl_take('api', 'f', 5);
 SELECT rl_reset_all('api') > 0, rl_reset_all('api');
 SELECT rl_take('api', 'e', 5);
@@ -73,6 +74,7 @@ ALTER TABLE toasted ALTER key SET STORAGE EXTERNAL;
 INSERT INTO toasted VALUES (repeat('x', 10000));
 SELECT p.remaining FROM toasted, rl_peek('api', key, 0) AS p;
 
+-- Only in memory:
 -- Planning takes nothing, a READ ONLY transaction is limited, and no transaction id is assigned.
 EXPLAIN (COSTS OFF) SELECT rl_try_acquire('api', 'i');
 EXPLAIN (COSTS OFF) SELECT * FROM rl_check('api', 'i');
