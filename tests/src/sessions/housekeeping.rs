@@ -206,7 +206,7 @@ fn many_keys_need_few_locks(bed: &Bed) -> Result<()> {
     // A transaction each: what one transaction takes of many keys has to be locked.
     session.batch_execute(
         "DO $$ BEGIN
-             FOR n IN 1..30000 LOOP PERFORM rl_enforce('short', 'key ' || n); COMMIT; END LOOP;
+             FOR n IN 1..60000 LOOP PERFORM rl_enforce('short', 'key ' || n); COMMIT; END LOOP;
          END $$",
     )?;
     eventually("all are purged", || {
