@@ -12,6 +12,8 @@ pub enum Contender {
     Check,
     Durable,
     DurableDenied,
+    /// A transaction that writes one small record and nothing else, and waits until it is on disk.
+    Commit,
     AdvisoryLock,
     UpsertUnlogged,
     UpsertUnloggedDenied,
@@ -71,6 +73,7 @@ impl Contender {
             Contender::Check => "rl_check",
             Contender::Durable => "durable",
             Contender::DurableDenied => "durable, denied",
+            Contender::Commit => "commit alone",
             Contender::AdvisoryLock => "advisory lock",
             Contender::UpsertUnlogged => "upsert, unlogged",
             Contender::UpsertUnloggedDenied => "upsert, unlogged, denied",
@@ -103,6 +106,7 @@ impl Contender {
             Contender::DurableDenied => {
                 format!("SELECT rl_try_acquire('durable', {key}, {TOO_MUCH})")
             }
+            Contender::Commit => "SELECT pg_logical_emit_message(true, 'bench', '')".to_owned(),
             Contender::AdvisoryLock => {
                 format!("SELECT pg_try_advisory_xact_lock(hashtextextended({key}, 0))")
             }

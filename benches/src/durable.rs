@@ -19,11 +19,12 @@ use crate::stats::Spread;
 pub const CLIENTS: u32 = 8;
 
 /// Each beside what it is compared with.
-const CELLS: [(Contender, Keys); 5] = [
+const CELLS: [(Contender, Keys); 6] = [
     (Contender::Denied, Keys::Hot),
     (Contender::DurableDenied, Keys::Hot),
     (Contender::Durable, Keys::Some),
     (Contender::Durable, Keys::Hot),
+    (Contender::Commit, Keys::Hot),
     (Contender::UpsertLogged, Keys::Hot),
 ];
 

@@ -110,11 +110,13 @@ fn shares(clients: &Clients) -> Vec<Target> {
 
 /// Transactions a second of durable limits.
 fn durable(results: &Results) -> Vec<Target> {
-    use Contender::{Denied, Durable, DurableDenied, UpsertLogged};
+    use Contender::{Commit, Denied, Durable, DurableDenied, UpsertLogged};
     use Keys::{Hot, Some};
     let mut targets = Vec::new();
     for (name, cells, bound) in [
         ("hot key / logged upsert", [(Durable, Hot), (UpsertLogged, Hot)], 5.0),
+        // What the server's own way of committing leaves to reach.
+        ("hot key / commit alone", [(Durable, Hot), (Commit, Hot)], 0.9),
         ("hot key / 5,000 keys", [(Durable, Hot), (Durable, Some)], 0.8),
         ("denied / denied in memory", [(DurableDenied, Hot), (Denied, Hot)], 0.9),
     ] {

@@ -21,9 +21,13 @@ pub struct Entry {
 
 /// What is to be written of what a transaction did.
 pub fn entries(header: &'static Header, held: &[Held]) -> Vec<Entry> {
+    let is_durable = |held: &&Held| held.rule.stake == Stake::Durable;
+    if !held.iter().any(|held| is_durable(&held)) {
+        return Vec::new();
+    }
     let now = header.clock.read().wall;
-    let durable = held.iter().filter(|held| held.rule.stake == Stake::Durable);
-    durable
+    held.iter()
+        .filter(is_durable)
         .map(|held| Entry { rule: held.rule.clone(), rows: events(held, now).collect() })
         .collect()
 }

@@ -9,16 +9,10 @@ use crate::rule::Rule;
 use crate::time::{Now, SECOND};
 
 impl<H: Host> KeyState<'_, '_, H> {
-    /// Keeps the cell from being given away until [`unpin`](Self::unpin).
+    /// Keeps the cell from being given away until [`Table::unpin`].
     pub(super) fn pin(&mut self) {
         if let Some(cell) = self.cell() {
             cell.set_pins(cell.pins().saturating_add(1));
-        }
-    }
-
-    fn unpin(&mut self) {
-        if let Some(cell) = self.cell() {
-            cell.set_pins(cell.pins().saturating_sub(1));
         }
     }
 
@@ -51,6 +45,14 @@ impl<H: Host> Table<'_, H> {
         Ok(())
     }
 
+    /// Lets a key's cell go that a request to [`pin`](Request::pin) has held.
+    pub fn unpin(&self, key: Key) {
+        if let Some(mut cell) = self.find(key) {
+            let pins = cell.pins().saturating_sub(1);
+            cell.set_pins(pins);
+        }
+    }
+
     /// Gives back what was taken of a key, and lets the cell go if `unpin`. Cannot fail: a cell that is pinned is there. The rule is
     /// the one under which it was taken; the answer is for [`Receipts::moved_up`].
     pub fn undo(&self, rule: &Rule, key: Key, taken: &Receipts, now: Now, unpin: bool) -> u32 {
@@ -67,9 +69,7 @@ impl<H: Host> Table<'_, H> {
             limit.undo(now, receipt)
         });
         if unpin {
-            let mut state = KeyState::new(self, key, rule, now);
-            state.lock();
-            state.unpin();
+            self.unpin(key);
         }
         steps
     }
