@@ -2,7 +2,7 @@
 //!
 //! A [`Rule`] says what is allowed; a [`State`] holds what one key has used of it; the host brings the time as [`Now`].
 //! [`decide`] puts them together for one or several rules, all or nothing. The [`table`] keeps the states of many keys in
-//! one slice that many processes share.
+//! one slice that many processes share. [`slots`] say how many may do something at the same time.
 //!
 //! ```
 //! use ratelimit_core::{decide, parse_rates, Algorithm, Limit, MemoryState, Now, Operation};
@@ -48,6 +48,7 @@ mod receipt;
 mod rule;
 mod sliding_log;
 mod sliding_window;
+pub mod slots;
 mod spec;
 mod state;
 mod stored;

@@ -368,7 +368,7 @@ impl<'t, H: Host> Table<'t, H> {
 
 /// `hash` as a number below `size`, evenly: Lemire, "Fast random integer generation in an interval", 2019.
 #[inline(always)]
-fn scale(hash: u64, size: usize) -> usize {
+pub(crate) fn scale(hash: u64, size: usize) -> usize {
     ((u128::from(hash) * size as u128) >> 64) as usize
 }
 
