@@ -1,5 +1,7 @@
 extern crate std;
 
+mod model;
+
 use std::vec::Vec;
 
 use super::*;
