@@ -26,14 +26,14 @@ pub(super) fn place_of(token: Token) -> usize {
 impl Slots<'_> {
     /// Lets a lease end at `expires`. False: there is none with this token, or it has expired.
     pub fn renew(&mut self, token: Token, now: Micros, expires: Micros) -> bool {
-        let Some(index) = self.find_lease(token, now) else { return false };
+        let Some(index) = self.find_current(token, now) else { return false };
         self.set_expiry(index, expires);
         true
     }
 
     /// Gives a lease back and hands its slot to the first waiter. False: there is none with this token, or it has expired.
     pub fn release_lease(&mut self, token: Token, now: Micros) -> bool {
-        let found = self.find_lease(token, now);
+        let found = self.find_current(token, now);
         if let Some(index) = found {
             self.vacate_and_serve(index);
         }
@@ -64,8 +64,8 @@ impl Slots<'_> {
     /// expired, or finds no place. One that is here already stays as it is.
     pub fn restore(&mut self, lease: &Holding<'_>, now: Micros) -> Option<u32> {
         let (token, expires) = (lease.token?, lease.expires.filter(|expires| *expires > now)?);
-        if let Some(index) = self.find_lease(token, now) {
-            return Some(index as u32);
+        if self.find_lease(token).is_some() {
+            return self.find_current(token, now).map(|index| index as u32);
         }
         let place = self.find_or_make(lease.key)?;
         let index = self.hold_at(place, lease.index as usize).or_else(|| self.hold(place));
@@ -89,13 +89,17 @@ impl Slots<'_> {
         Some(index)
     }
 
-    /// A walk only if leases were restored to other slots than their tokens say.
-    fn find_lease(&self, token: Token, now: Micros) -> Option<usize> {
+    /// The lease with this token, unless it has expired.
+    fn find_current(&self, token: Token, now: Micros) -> Option<usize> {
+        let current = |index: &usize| !self.holder_at(Some(*index)).is_some_and(|h| h.expired(now));
+        self.find_lease(token).filter(current)
+    }
+
+    /// Walks only if leases were restored to other slots than their tokens say.
+    fn find_lease(&self, token: Token) -> Option<usize> {
         let is_it = |index: &usize| {
-            let holder = self.memory.holders.get(*index);
-            holder.is_some_and(|holder| {
-                holder.is_running_lease() && holder.details.token == token && !holder.expired(now)
-            })
+            let holder = self.holder_at(Some(*index));
+            holder.is_some_and(|h| h.is_running_lease() && h.details.token == token)
         };
         let said = Some(place_of(token)).filter(is_it);
         match self.memory.head.displaced {

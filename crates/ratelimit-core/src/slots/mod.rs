@@ -49,7 +49,7 @@ use list::Link;
 pub enum Refused {
     /// All slots of the key are taken.
     Taken,
-    /// The server can hold no more slots, whatever the key; or no more leases that have to be told apart. [`Slots::sweep`] may help.
+    /// The server can hold no more slots, whatever the key. [`Slots::sweep`] may help: leases of other keys may have expired.
     Ceiling,
 }
 

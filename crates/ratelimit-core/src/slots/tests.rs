@@ -1,5 +1,7 @@
 extern crate std;
 
+mod model;
+
 use std::vec::Vec;
 
 use super::*;
@@ -59,6 +61,24 @@ fn session(process: u32) -> Claim<'static> {
 
 fn lease(process: u32, random: u8, ttl: Micros) -> Claim<'static> {
     claim(Terms::Lease { random: [random; 16], ttl }, process)
+}
+
+/// What was read before a restart.
+fn saved_lease(index: u32, key: Key, token: Token, expires: Micros) -> Holding<'static> {
+    Holding {
+        index,
+        key,
+        kind: Kind::Lease,
+        pending: false,
+        process: 9,
+        pid: 4009,
+        database: 5,
+        limiter: [7; 16],
+        text: b"k",
+        since: NOW,
+        token: Some(token),
+        expires: Some(expires),
+    }
 }
 
 #[test]
@@ -320,22 +340,32 @@ fn a_restored_lease_is_found_by_its_token_wherever_it_is() {
 }
 
 #[test]
+fn a_lease_that_has_expired_is_not_put_back() {
+    let mut server = Server::new(9);
+    let token = server.lease(A, 1, DAY);
+    let saved = saved_lease(0, A, token, NOW + DAY);
+    assert_eq!(server.run(|slots| slots.restore(&saved, NOW)), Some(0), "it is here");
+    assert!(server.run(|slots| slots.renew(token, NOW, NOW + SECOND)));
+    assert_eq!(server.run(|slots| slots.restore(&saved, NOW + SECOND)), None, "it has ended here");
+    let mut after = Server::new(9);
+    assert_eq!(after.run(|slots| slots.restore(&saved, NOW + DAY)), None, "it has ended by itself");
+    assert_eq!(after.run(|slots| (slots.taken(), slots.restore(&saved, NOW))), (0, Some(0)));
+}
+
+#[test]
 fn a_holding_tells_what_the_claim_said() {
     let mut server = Server::new(9);
-    let slot = server.take(B, 1, 3).unwrap();
-    let expected = Holding {
+    let (slot, token) = (server.take(B, 1, 3).unwrap(), server.lease(A, 1, DAY));
+    let lease = saved_lease(slot + 1, A, token, NOW + DAY);
+    let session = Holding {
         index: slot,
         key: B,
         kind: Kind::Session,
-        pending: false,
         process: 3,
         pid: 4003,
-        database: 5,
-        limiter: [7; 16],
-        text: b"k",
-        since: NOW,
         token: None,
         expires: None,
+        ..lease
     };
-    server.run(|slots| assert_eq!(slots.holding(slot), Some(expected)));
+    server.run(|slots| assert_eq!(slots.iter().collect::<Vec<_>>(), [session, lease]));
 }
