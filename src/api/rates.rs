@@ -26,12 +26,13 @@ pg_function! {
         let mut rows = Rows::new(call);
         for (position, spec) in (1i32..).zip(specs) {
             let (period, weeks_are_days) = interval::period_datum(spec.period);
+            let epoch = weeks_are_days && spec.algorithm == Algorithm::FixedWindow;
             rows.push(&[
                 Some(Datum::from(position)),
                 datum::count(spec.quota),
                 Some(period),
                 spec.burst.and_then(datum::count),
-                weeks_are_days.then(|| datum::text(b"epoch")),
+                epoch.then(|| datum::text(b"epoch")),
             ]);
         }
         Ok(Datum::null())
