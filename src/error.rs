@@ -261,6 +261,14 @@ impl Error {
         .detail(detail)
     }
 
+    pub fn trigger_null_cost(trigger: &str, column: &str) -> Self {
+        Error::new(
+            NULL_NOT_ALLOWED,
+            format!("trigger \"{trigger}\": cost in column \"{column}\" must not be null"),
+        )
+        .hint("Make the column NOT NULL, or give it a default.")
+    }
+
     /// The answer "no" as an error. The message becomes the HTTP reason phrase, so it is short, ASCII and without the key.
     pub fn denied(limiter: &str, decision: Option<&Decision>) -> Self {
         let error = Error::new(TOO_MANY_REQUESTS, "rate limit exceeded");

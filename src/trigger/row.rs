@@ -73,11 +73,11 @@ fn cost(fired: &Fired, row: &Row, column: &[u8]) -> Result<u64> {
     let number = row
         .number(column)
         .map_err(|detail| Error::trigger_argument(&fired.name(), "4, the cost column", detail))?;
-    let wrong = |detail: &str| Error::trigger_cost(&fired.name(), &name, detail);
-    let value = row.column(number).ok_or_else(|| wrong("It is null."))?;
+    let null = || Error::trigger_null_cost(&fired.name(), &name);
+    let value = row.column(number).ok_or_else(null)?;
     let text = std::str::from_utf8(&value).unwrap_or_default();
-    text.parse::<i64>()
-        .ok()
-        .and_then(|cost| u64::try_from(cost).ok())
-        .ok_or_else(|| wrong(&format!("It is {text}; a cost is a whole number, not negative.")))
+    text.parse::<i64>().ok().and_then(|cost| u64::try_from(cost).ok()).ok_or_else(|| {
+        let detail = format!("It is {text}; a cost is a whole number, not negative.");
+        Error::trigger_cost(&fired.name(), &name, detail)
+    })
 }
