@@ -5,6 +5,7 @@ use ratelimit_core::{decide, Algorithm, Limit, MemoryState, Now, Operation, Rule
 
 use super::rates;
 use crate::datum::{self, Rows};
+use crate::encoding;
 use crate::error::{Error, Result};
 use crate::function::pg_function;
 use crate::zone;
@@ -20,7 +21,7 @@ pg_function! {
         let costs = call.costs(2, "costs", "times", times.len())?;
         check(&times)?;
         let zone = call.text(4, "time_zone")?;
-        let zone = String::from_utf8_lossy(zone);
+        let zone = encoding::decode(zone);
         let calendar = zone::calendar(&zone)?;
         if !zone::is_utc(&zone) && specs.iter().any(|spec| spec.algorithm != Algorithm::FixedWindow) {
             return Err(Error::policy(RuleError::TimeZoneWithoutWindow));

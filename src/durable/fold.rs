@@ -1,6 +1,7 @@
 //! House-keeping: ledgers summed up, and counts dropped that matter no more.
 
 use std::collections::HashMap;
+use std::ffi::{CStr, CString};
 use std::time::Duration;
 
 use pgrx::pg_sys::{self, Oid};
@@ -166,11 +167,14 @@ fn truncate(schema: Oid, ledger: Table, side: usize) -> Result<()> {
     }
     ledger.keep_locked();
     // SAFETY: the schema exists: the table in it is locked.
-    let schema = unsafe {
-        std::ffi::CStr::from_ptr(pg_sys::quote_identifier(pg_sys::get_namespace_name(schema)))
-    };
-    let command = format!("TRUNCATE {}.rl_ledger_{side}", schema.to_string_lossy());
-    Spi::run(&command).map_err(|error| Error::internal(&error.to_string()))
+    let schema =
+        unsafe { CStr::from_ptr(pg_sys::quote_identifier(pg_sys::get_namespace_name(schema))) };
+    let table = format!(".rl_ledger_{side}");
+    let command = CString::new([b"TRUNCATE ", schema.to_bytes(), table.as_bytes()].concat());
+    let truncated = Spi::connect_mut(|client| {
+        client.update(&*command.unwrap_or_default(), None, &[]).map(|_| ())
+    });
+    truncated.map_err(|error| Error::internal(&error.to_string()))
 }
 
 /// The same without shared memory: key by key, as far as nobody is at it.

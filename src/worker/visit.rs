@@ -10,6 +10,7 @@ use pgrx::pg_sys::{self, Datum, Oid, PgTryBuilder};
 use super::board::Progress;
 use super::{handle_signals, show, transaction};
 use crate::catalog::Extension;
+use crate::encoding;
 use crate::error::{Report, Result};
 use crate::shmem::{self, Header};
 use crate::{config, house};
@@ -68,6 +69,7 @@ fn run(database: Oid) -> Result<()> {
 fn record(database: Oid, name: &str, error: &str) {
     let error = format!("database \"{name}\": {error}");
     if let Some(header) = shmem::header() {
+        let error = encoding::portable(&error);
         header.news(|news| news.fail(database, &error));
     }
 }
@@ -90,7 +92,7 @@ fn name(database: Oid) -> String {
         if name.is_null() {
             return database.to_u32().to_string();
         }
-        CStr::from_ptr(name).to_string_lossy().into_owned()
+        encoding::decode(CStr::from_ptr(name).to_bytes()).into_owned()
     }
 }
 

@@ -10,6 +10,7 @@ mod definitions;
 mod documents;
 mod dump;
 mod durability;
+mod encodings;
 mod flood;
 mod histories;
 mod housekeeping;
@@ -49,6 +50,7 @@ pub fn tests() -> Vec<FileTest> {
         definitions::TESTS,
         dump::TESTS,
         durability::TESTS,
+        encodings::TESTS,
         flood::TESTS,
         histories::TESTS,
         housekeeping::TESTS,
