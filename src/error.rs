@@ -115,7 +115,7 @@ impl Error {
     pub fn too_many_databases(most: usize) -> Self {
         Error::new(INSUFFICIENT_RESOURCES, "too many databases use durable limiters")
             .detail(format!("At most {most} databases of a server can."))
-            .hint("Restart the server if databases were dropped, or use limiters with storage \"memory\".")
+            .hint("Use limiters with storage \"memory\".")
     }
 
     pub fn busy_ledger() -> Self {
