@@ -38,8 +38,9 @@ pub fn fold(header: &'static Header, schema: Oid, all: bool) -> Result<usize> {
     let turn = turn::turn(header)?;
     let side = turn.side(schema)?;
     let mut old = 1 - side;
-    if blocks(schema, old)? == 0 {
-        let (now, blocks) = (header.clock.now().wall, blocks(schema, side)?);
+    if blocks(schema, Name::Ledger(old))? == 0 {
+        let blocks = blocks(schema, Name::Ledger(side))?;
+        let now = header.clock.now().wall;
         let lately = now.saturating_sub(turn.since()) < SOON && blocks < FEW_BLOCKS;
         if blocks == 0 || turn.writers(old) > 0 || lately && !all {
             return Ok(0);
@@ -57,13 +58,23 @@ pub fn fold(header: &'static Header, schema: Oid, all: bool) -> Result<usize> {
     Ok(0)
 }
 
-fn blocks(schema: Oid, side: usize) -> Result<u32> {
+fn blocks(schema: Oid, name: Name) -> Result<u32> {
     let lock = pg_sys::AccessShareLock;
-    Ok(Table::open(schema, Name::Ledger(side), lock)?.map_or(0, |ledger| {
-        let blocks = ledger.blocks();
-        ledger.close(lock);
+    Ok(Table::open(schema, name, lock)?.map_or(0, |table| {
+        let blocks = table.blocks();
+        table.close(lock);
         blocks
     }))
+}
+
+/// Whether the tables have no room for rows: whoever writes the first one makes some, before anybody can see the row.
+pub fn is_empty(schema: Oid) -> Result<bool> {
+    for name in [Name::Counts, Name::Ledger(0), Name::Ledger(1)] {
+        if blocks(schema, name)? > 0 {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Sums up a whole ledger, of which all rows are final, and empties it.

@@ -10,6 +10,7 @@ use pgrx::pg_sys::{self, Datum, Oid, PgTryBuilder};
 use super::board::Progress;
 use super::{handle_signals, show, transaction};
 use crate::catalog::Extension;
+use crate::durable;
 use crate::encoding;
 use crate::error::{Report, Result};
 use crate::shmem::{self, Header};
@@ -69,6 +70,7 @@ fn run(database: Oid) -> Result<()> {
 fn record(database: Oid, name: &str, error: &str) {
     let error = format!("database \"{name}\": {error}");
     if let Some(header) = shmem::header() {
+        header.board.progress(Progress::Failed);
         let error = encoding::portable(&error);
         header.news(|news| news.fail(database, &error));
     }
@@ -121,7 +123,11 @@ fn visit(header: &'static Header, database: Oid) -> Result<()> {
             if !extension.hold() {
                 return Ok(None);
             }
-            house::as_owner(&extension, || house::pass(&extension, batch, false)).map(Some)
+            let rows = house::as_owner(&extension, || house::pass(&extension, batch, false))?;
+            if durable::is_empty(extension.schema())? {
+                board.progress(Progress::Idle);
+            }
+            Ok(Some(rows))
         })?;
         // Who is dropping the extension is not to wait for us. There will be another round.
         let Some(rows) = rows else { return Ok(()) };
