@@ -61,7 +61,7 @@ pg_function! {
 }
 
 pg_function! {
-    /// Sums up and removes what can be: all of it, now, in this transaction; says how many rows that were.
+    /// Sums up and removes what can be, now, in this transaction; says how many rows that were.
     fn rl_purge(_call) {
         Ok(datum::count(house::purge()?).unwrap_or(Datum::null()))
     }

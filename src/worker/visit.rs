@@ -10,11 +10,12 @@ use pgrx::pg_sys::{self, Datum, Oid, PgTryBuilder};
 use super::board::Progress;
 use super::{handle_signals, show, transaction};
 use crate::catalog::Extension;
+use crate::config;
 use crate::durable;
 use crate::encoding;
 use crate::error::{Report, Result};
+use crate::house::{self, Fold};
 use crate::shmem::{self, Header};
-use crate::{config, house};
 
 /// How long a visit takes at most, but for the batch that was begun.
 const LONGEST: Duration = Duration::from_secs(1);
@@ -123,7 +124,7 @@ fn visit(header: &'static Header, database: Oid) -> Result<()> {
             if !extension.hold() {
                 return Ok(None);
             }
-            let rows = house::as_owner(&extension, || house::pass(&extension, batch, false))?;
+            let rows = house::as_owner(&extension, || house::pass(&extension, batch, Fold::Older))?;
             if durable::is_empty(extension.schema())? {
                 board.progress(Progress::Idle);
             }

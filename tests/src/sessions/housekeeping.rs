@@ -26,6 +26,7 @@ pub const TESTS: &[Test] = &[
     ("ledgers_from_preloaded_times_are_purged_without_preload", from_preloaded_times),
     ("an_administrator_can_purge", an_administrator_can_purge),
     ("purging_in_a_read_only_transaction_leaves_tables_alone", purging_read_only),
+    ("purging_in_a_transaction_block_makes_nobody_wait", purging_in_a_transaction_block),
     ("purging_that_is_rolled_back_loses_nothing", purging_that_is_rolled_back),
     ("a_reader_of_the_tables_does_not_stop_decisions", a_reader_of_the_tables),
 ];
@@ -79,7 +80,8 @@ fn a_dropped_limiter_is_purged(bed: &Bed) -> Result<()> {
     durable(&mut session, "api", &format!("10 per {AGE}"))?;
     let mut open = connect(&server)?;
     open.batch_execute("BEGIN; SELECT rl_enforce('api', 'key', 3)")?;
-    session.batch_execute("SELECT rl_enforce('api', 'key', 2); SELECT rl_purge()")?;
+    session.batch_execute("SELECT rl_enforce('api', 'key', 2)")?;
+    session.batch_execute("SELECT rl_purge()")?;
     session.batch_execute("SELECT rl_enforce('api', 'key', 2); SELECT rl_drop_limiter('api')")?;
     durable(&mut session, "api", &format!("10 per {AGE}"))?;
     open.batch_execute("COMMIT")?;
@@ -154,7 +156,7 @@ fn expired_counts_are_purged(bed: &Bed) -> Result<()> {
         ))?;
     }
     durable(&mut session, "slow", &format!("10 per {AGE}"))?;
-    session.batch_execute("SELECT rl_enforce('slow', 'key'); SELECT rl_purge()")?;
+    session.batch_execute("SELECT rl_enforce('slow', 'key')")?;
     eventually("only what counts is left", || {
         session.ask::<i64>("SELECT rl_purge()")?;
         Ok(counts(&mut session)? == 1)
@@ -271,22 +273,42 @@ fn purging_read_only(bed: &Bed) -> Result<()> {
     Ok(())
 }
 
+fn purging_in_a_transaction_block(bed: &Bed) -> Result<()> {
+    let (server, mut session) = start(bed, true)?;
+    durable(&mut session, "short", "10 per 1 ms")?;
+    durable(&mut session, "api", &format!("10 per {AGE}"))?;
+    session.batch_execute("SELECT rl_enforce('short', 'key')")?;
+    ensure!(session.ask::<i64>("SELECT rl_purge()")? == 1, "nothing was folded");
+    session.batch_execute("SELECT rl_enforce('api', 'key')")?;
+    let mut other = connect(&server)?;
+    other.batch_execute("SET lock_timeout = '2 s'")?;
+    eventually("what has expired is removed", || {
+        session.batch_execute("BEGIN")?;
+        let removed: i64 = session.ask("SELECT rl_purge()")?;
+        other.batch_execute("SELECT rl_enforce('api', gen_random_uuid()::text)")?;
+        session.batch_execute("COMMIT")?;
+        Ok(removed == 1)
+    })?;
+    ensure!(counts(&mut session)? == 0 && ledgers(&mut session)? != (0, 0), "it was folded");
+    ensure!(session.ask::<i64>("SELECT rl_purge()")? > 0, "nothing was folded");
+    Ok(())
+}
+
 fn purging_that_is_rolled_back(bed: &Bed) -> Result<()> {
     let (mut server, mut session) = start(bed, true)?;
     for name in ALGORITHMS {
         Kind::Durable.create(&mut session, name, &format!("100 per {AGE}"), name)?;
     }
     let mut taken = 0;
-    for purge in [
-        "SELECT rl_purge()",
-        "SELECT rl_purge(); SELECT rl_purge()",
-        "SAVEPOINT s; SELECT rl_purge(); ROLLBACK TO s",
-    ] {
-        for end in ["ROLLBACK", "COMMIT"] {
+    let all = ["PERFORM rl_purge();", "PERFORM rl_purge(); PERFORM rl_purge();"];
+    for purge in all {
+        for end in ["RAISE 'no';", ""] {
             for name in ALGORITHMS {
                 session.batch_execute(&format!("SELECT rl_enforce('{name}', 'key', 2)"))?;
             }
-            session.batch_execute(&format!("BEGIN; {purge}; {end}"))?;
+            // One statement: in a transaction block nothing would be folded.
+            let done = session.batch_execute(&format!("DO $$ BEGIN {purge} {end} END $$"));
+            ensure!(done.is_ok() == end.is_empty(), "{done:?}");
             for name in ALGORITHMS {
                 session.batch_execute(&format!("SELECT rl_enforce('{name}', 'key', 1)"))?;
             }
