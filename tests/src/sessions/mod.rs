@@ -12,12 +12,13 @@ mod dump;
 mod durability;
 mod encodings;
 mod flood;
+mod folding;
 mod histories;
-mod housekeeping;
 mod kinds;
 mod lifecycle;
 mod oracle;
 mod parallel;
+mod purging;
 mod random;
 mod read_only;
 mod rollback;
@@ -52,10 +53,11 @@ pub fn tests() -> Vec<FileTest> {
         durability::TESTS,
         encodings::TESTS,
         flood::TESTS,
+        folding::TESTS,
         histories::TESTS,
-        housekeeping::TESTS,
         lifecycle::TESTS,
         parallel::TESTS,
+        purging::TESTS,
         read_only::TESTS,
         ruin::TESTS,
         saved::TESTS,

@@ -1,4 +1,4 @@
-//! What folding and purging durable counts must leave alone, and whom.
+//! What purging removes of the counts, who may do it, and whom it must leave alone.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -13,65 +13,37 @@ use super::Test;
 use crate::bed::{Bed, Database};
 
 pub const TESTS: &[Test] = &[
-    ("a_limiter_created_while_folding_waits_is_counted", created_while_folding_waits),
     ("a_dropped_limiter_is_purged_and_forgotten", a_dropped_limiter_is_purged),
-    ("a_renamed_limiter_keeps_its_counts", a_renamed_limiter_keeps_its_counts),
-    ("a_changed_storage_begins_afresh_and_undoes_nothing_twice", a_changed_storage),
     ("expired_counts_are_purged", expired_counts_are_purged),
     ("purging_collides_with_no_session", |bed| collides_with_no_session(bed, true)),
     ("purging_collides_with_no_session_without_preload", |bed| {
         collides_with_no_session(bed, false)
     }),
     ("purging_many_keys_needs_few_locks_without_preload", many_keys_need_few_locks),
-    ("ledgers_from_preloaded_times_are_purged_without_preload", from_preloaded_times),
     ("an_administrator_can_purge", an_administrator_can_purge),
     ("purging_in_a_read_only_transaction_leaves_tables_alone", purging_read_only),
     ("purging_in_a_transaction_block_makes_nobody_wait", purging_in_a_transaction_block),
-    ("purging_that_is_rolled_back_loses_nothing", purging_that_is_rolled_back),
-    ("a_reader_of_the_tables_does_not_stop_decisions", a_reader_of_the_tables),
 ];
 
-const NAME: &str = "housekeeping";
+const NAME: &str = "purging";
 
-fn start(bed: &Bed, preload: bool) -> Result<(Server, Client)> {
+/// A server whose worker leaves house-keeping to the test, and a session.
+pub fn start(bed: &Bed, preload: bool) -> Result<(Server, Client)> {
     let server =
         bed.private().preload(preload).setting("ratelimit.purge_interval", "1 d").start()?;
     let session = Database::new(&server, NAME)?.connect()?;
     Ok((server, session))
 }
 
-fn connect(server: &Server) -> Result<Client> {
+pub fn connect(server: &Server) -> Result<Client> {
     server.connect_to(NAME, "postgres")
 }
 
-fn durable(session: &mut Client, name: &str, rates: &str) -> Result<()> {
+pub fn durable(session: &mut Client, name: &str, rates: &str) -> Result<()> {
     Kind::Durable.create(session, name, rates, "token_bucket")
 }
 
-fn created_while_folding_waits(bed: &Bed) -> Result<()> {
-    let (mut server, mut session) = start(bed, true)?;
-    durable(&mut session, "old", &format!("10 per {AGE}"))?;
-    session.batch_execute("SELECT rl_enforce('old', 'key')")?;
-    // Its transaction has chosen a ledger, which the next folding takes.
-    let mut long = connect(&server)?;
-    long.batch_execute("BEGIN; SELECT rl_enforce('old', 'key')")?;
-    let mut keeper = connect(&server)?;
-    std::thread::scope(|scope| {
-        let folding = scope.spawn(move || keeper.ask::<i64>("SELECT rl_purge()"));
-        std::thread::sleep(std::time::Duration::from_millis(20));
-        durable(&mut session, "new", &format!("10 per {AGE}"))?;
-        long.batch_execute("SELECT rl_enforce('new', 'key', 3); COMMIT")?;
-        folding.join().ok().context("folding panicked")??;
-        session.ask::<i64>("SELECT rl_purge()")
-    })?;
-    server.restart(Stop::Immediate)?;
-    let mut session = connect(&server)?;
-    let left = (session.left("old", "key")?, session.left("new", "key")?);
-    ensure!(left == (8, 7), "{left:?} left");
-    Ok(())
-}
-
-fn counts(session: &mut Client) -> Result<i64> {
+pub fn counts(session: &mut Client) -> Result<i64> {
     session.ask("SELECT count(*) FROM rl_counts")
 }
 
@@ -97,52 +69,6 @@ fn a_dropped_limiter_is_purged(bed: &Bed) -> Result<()> {
     server.restart(Stop::Immediate)?;
     let mut session = connect(&server)?;
     ensure!(session.left("api", "key")? == 10 && session.left("api", "other")? == 9);
-    Ok(())
-}
-
-fn a_renamed_limiter_keeps_its_counts(bed: &Bed) -> Result<()> {
-    let (mut server, mut session) = start(bed, true)?;
-    durable(&mut session, "api", &format!("10 per {AGE}"))?;
-    let mut open = connect(&server)?;
-    open.batch_execute("BEGIN; SELECT rl_enforce('api', 'key', 3)")?;
-    session.batch_execute("SELECT rl_enforce('api', 'key', 1)")?;
-    session.batch_execute("UPDATE rl_limiters SET name = 'public'")?;
-    ensure!(session.left("public", "key")? == 6);
-    open.batch_execute("SELECT rl_enforce('public', 'key', 1); COMMIT")?;
-    for _ in 0..2 {
-        ensure!(session.left("public", "key")? == 5, "{} left", session.left("public", "key")?);
-        session.ask::<i64>("SELECT rl_purge()")?;
-        server.restart(Stop::Immediate)?;
-        session = connect(&server)?;
-    }
-    Ok(())
-}
-
-fn a_changed_storage(bed: &Bed) -> Result<()> {
-    let database = bed.database("changed_storage")?;
-    let (mut session, mut open) = (database.connect()?, database.connect()?);
-    for name in ALGORITHMS {
-        Kind::Refund.create(&mut session, name, &format!("10 per {AGE}"), name)?;
-        let mut change = |storage: &str| {
-            session.batch_execute(&format!(
-                "UPDATE rl_limiters SET storage = '{storage}' WHERE name = '{name}'"
-            ))
-        };
-        let take = |cost: i64| format!("SELECT rl_enforce('{name}', 'key', {cost})");
-        open.batch_execute(&format!("BEGIN; {}", take(5)))?;
-        change("durable")?;
-        let mut other = database.connect()?;
-        other.batch_execute(&take(3))?;
-        open.batch_execute(&take(1))?;
-        ensure!(other.left(name, "key")? == 6, "{name}: {} left", other.left(name, "key")?);
-        open.batch_execute("ROLLBACK")?;
-        ensure!(other.left(name, "key")? == 7, "{name}: {} left", other.left(name, "key")?);
-        // Back in memory, nothing of the first transaction is there any more.
-        change("memory")?;
-        ensure!(other.left(name, "key")? == 10, "{name}: {} left", other.left(name, "key")?);
-        change("durable")?;
-        ensure!(other.left(name, "key")? == 7, "{name}: {} left", other.left(name, "key")?);
-    }
     Ok(())
 }
 
@@ -217,31 +143,6 @@ fn many_keys_need_few_locks(bed: &Bed) -> Result<()> {
     })
 }
 
-fn from_preloaded_times(bed: &Bed) -> Result<()> {
-    let (mut server, mut session) = start(bed, true)?;
-    durable(&mut session, "short", "10 per 1 ms")?;
-    durable(&mut session, "long", &format!("10 per {AGE}"))?;
-    session.batch_execute("SELECT rl_enforce('short', 'key'), rl_enforce('long', 'key', 2)")?;
-    session.batch_execute("SELECT rl_enforce('short', 'key'), rl_enforce('long', 'other', 3)")?;
-    server.stop(Stop::Fast)?;
-    let path = server.pgdata().join("postgresql.conf");
-    let settings = std::fs::read_to_string(&path)?;
-    std::fs::write(&path, format!("{settings}\nshared_preload_libraries = ''\n"))?;
-    server.start_again()?;
-    std::thread::sleep(std::time::Duration::from_secs(2));
-    let mut session = connect(&server)?;
-    ensure!(session.left("long", "key")? == 8, "{} left", session.left("long", "key")?);
-    session.batch_execute("SELECT rl_enforce('long', 'key', 1)")?;
-    // On PostgreSQL 17 and later memory is shared without preload, too, and folding takes two turns.
-    for _ in 0..2 {
-        session.ask::<i64>("SELECT rl_purge()")?;
-    }
-    ensure!(ledgers(&mut session)? == (0, 0) && counts(&mut session)? == 2, "rows are left");
-    let left = (session.left("long", "key")?, session.left("long", "other")?);
-    ensure!(left == (7, 7), "{left:?} left");
-    Ok(())
-}
-
 fn an_administrator_can_purge(bed: &Bed) -> Result<()> {
     let database = bed.database("administrator_purges")?;
     let mut session = database.connect()?;
@@ -291,60 +192,5 @@ fn purging_in_a_transaction_block(bed: &Bed) -> Result<()> {
     })?;
     ensure!(counts(&mut session)? == 0 && ledgers(&mut session)? != (0, 0), "it was folded");
     ensure!(session.ask::<i64>("SELECT rl_purge()")? > 0, "nothing was folded");
-    Ok(())
-}
-
-fn purging_that_is_rolled_back(bed: &Bed) -> Result<()> {
-    let (mut server, mut session) = start(bed, true)?;
-    for name in ALGORITHMS {
-        Kind::Durable.create(&mut session, name, &format!("100 per {AGE}"), name)?;
-    }
-    let mut taken = 0;
-    let all = ["PERFORM rl_purge();", "PERFORM rl_purge(); PERFORM rl_purge();"];
-    for purge in all {
-        for end in ["RAISE 'no';", ""] {
-            for name in ALGORITHMS {
-                session.batch_execute(&format!("SELECT rl_enforce('{name}', 'key', 2)"))?;
-            }
-            // One statement: in a transaction block nothing would be folded.
-            let done = session.batch_execute(&format!("DO $$ BEGIN {purge} {end} END $$"));
-            ensure!(done.is_ok() == end.is_empty(), "{done:?}");
-            for name in ALGORITHMS {
-                session.batch_execute(&format!("SELECT rl_enforce('{name}', 'key', 1)"))?;
-            }
-            taken += 3;
-            server.restart(Stop::Immediate)?;
-            session = connect(&server)?;
-            for name in ALGORITHMS {
-                let left = session.left(name, "key")?;
-                ensure!(left == 100 - taken, "{name}: {left} left after {taken}, {purge}, {end}");
-            }
-        }
-    }
-    Ok(())
-}
-
-/// A report on the tables, say, that takes long.
-fn a_reader_of_the_tables(bed: &Bed) -> Result<()> {
-    let (mut server, mut session) = start(bed, true)?;
-    durable(&mut session, "api", &format!("100 per {AGE}"))?;
-    let mut reader = connect(&server)?;
-    for lock in ["rl_ledger_0, rl_ledger_1, rl_counts", "rl_counts"] {
-        session.batch_execute("SELECT rl_enforce('api', 'key')")?;
-        reader.batch_execute(&format!("BEGIN; LOCK TABLE {lock} IN ACCESS SHARE MODE"))?;
-        for _ in 0..3 {
-            // What cannot be folded now is folded later.
-            session.ask::<i64>("SELECT rl_purge()").context(lock)?;
-            session.batch_execute("SELECT rl_enforce('api', 'key'), rl_peek('api', 'new key')")?;
-        }
-        reader.batch_execute("COMMIT")?;
-    }
-    ensure!(session.left("api", "key")? == 92);
-    for _ in 0..2 {
-        session.ask::<i64>("SELECT rl_purge()")?;
-    }
-    ensure!(ledgers(&mut session)? == (0, 0));
-    server.restart(Stop::Immediate)?;
-    ensure!(connect(&server)?.left("api", "key")? == 92);
     Ok(())
 }
