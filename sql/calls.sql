@@ -104,7 +104,7 @@ COMMENT ON FUNCTION rl_reset_all IS 'forgets what all keys of a limiter have use
 CREATE FUNCTION rl_purge()
     RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE COST 10000 AS 'MODULE_PATHNAME', 'rl_purge';
-COMMENT ON FUNCTION rl_purge IS 'sums up what durable limiters wrote down, and removes what has expired, as the worker does each ratelimit.purge_interval; returns how many rows of this database that were';
+COMMENT ON FUNCTION rl_purge IS 'sums up what durable limiters wrote down, and removes what has expired, as the worker does each ratelimit.purge_interval; in a transaction block, which would keep tables locked, it sums up nothing; returns how many rows of this database it removed';
 
 CREATE FUNCTION rl_simulate(rates text, times timestamptz[], costs bigint[] DEFAULT NULL,
     algorithm rl_algorithm DEFAULT 'token_bucket', time_zone text DEFAULT 'UTC')

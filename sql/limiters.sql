@@ -21,6 +21,8 @@ CREATE FUNCTION rl_create_limiter(
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
 #variable_conflict use_variable
+DECLARE
+    wrong record;
 BEGIN
     PERFORM @extschema@._rl_check_name(name);
     IF algorithm IS NULL OR time_zone IS NULL OR mode IS NULL OR refill IS NULL OR anchor IS NULL THEN
@@ -40,6 +42,26 @@ BEGIN
         RAISE invalid_parameter_value USING
             MESSAGE = pg_catalog.format('limiter "%s" would limit nothing', name),
             HINT = 'Give rates, as ''100 per minute''.';
+    END IF;
+    -- What the constraints of the table say, in the words of a call.
+    SELECT v.* INTO wrong FROM (VALUES
+        ('max_concurrent', max_concurrent::text, max_concurrent < 0, 'not be negative'),
+        ('wait_timeout', wait_timeout::text, wait_timeout < '0', 'not be negative'),
+        ('ban_after', ban_after::text, ban_after <= 0, 'be positive'),
+        ('ban_within', ban_within::text, ban_within <= '0', 'be positive'),
+        ('ban_for', ban_for::text, ban_for <= '0', 'be positive')) AS v (parameter, given, is_wrong, must)
+     WHERE v.is_wrong
+     LIMIT 1;
+    IF FOUND THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = pg_catalog.format('%s must %s', wrong.parameter, wrong.must),
+            DETAIL = pg_catalog.format('It is %s.', wrong.given),
+            HINT = 'Leave it out to set none.';
+    END IF;
+    IF pg_catalog.num_nulls(ban_after, ban_within) = 1 OR ban_for IS NOT NULL AND ban_after IS NULL THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = 'ban_after and ban_within must be given together, and with ban_for',
+            HINT = 'Write as ban_after => 20, ban_within => ''1 minute'', ban_for => ''10 minutes''.';
     END IF;
     IF storage IS NULL AND NOT @extschema@._rl_has_memory(false) THEN
         storage := 'durable';
@@ -130,7 +152,7 @@ BEGIN
         algorithm := coalesce(algorithm, model.algorithm, 'token_bucket');
         INSERT INTO @extschema@.rl_rules (limiter, position, algorithm, quota, period, burst, anchor, time_zone)
         SELECT name, r.n, algorithm, r.quota, r.period, r.burst, coalesce(r.anchor, 'clock'),
-               coalesce(model.time_zone, 'UTC')
+               CASE WHEN algorithm = 'fixed_window'::@extschema@.rl_algorithm THEN coalesce(model.time_zone, 'UTC') ELSE 'UTC' END
           FROM @extschema@._rl_parse_rates(rates, algorithm) AS r;
     END IF;
     RETURN name;

@@ -7,6 +7,12 @@ BEGIN
     IF role IS NULL THEN
         RAISE null_value_not_allowed USING MESSAGE = 'role must not be null';
     END IF;
+    -- Any number can be written as a regrole.
+    IF NOT EXISTS (SELECT FROM pg_roles AS r WHERE r.oid = role) THEN
+        RAISE undefined_object USING
+            MESSAGE = format('role "%s" does not exist', role),
+            HINT = 'Create it with CREATE ROLE.';
+    END IF;
     EXECUTE format('GRANT USAGE ON SCHEMA %s TO %s', '@extschema@'::regnamespace, role);
     RETURN NEXT format('USAGE ON SCHEMA %s', '@extschema@'::regnamespace);
     FOR signature IN

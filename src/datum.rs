@@ -20,15 +20,6 @@ pub fn text(bytes: &[u8]) -> Datum {
     }
 }
 
-/// A text that came from another database, and so perhaps in letters that this one has not.
-pub fn foreign_text(value: &str) -> Datum {
-    // SAFETY: a plain variable of a connected process.
-    if unsafe { pg_sys::GetDatabaseEncoding() } == pg_sys::pg_enc::PG_UTF8 as i32 {
-        return text(value.as_bytes());
-    }
-    text(value.replace(|letter: char| !letter.is_ascii(), "?").as_bytes())
-}
-
 pub fn boolean(value: bool) -> Datum {
     Datum::from(value)
 }

@@ -8,6 +8,8 @@ use std::ffi::{c_char, c_int, CString};
 use pgrx::pg_sys;
 use ratelimit_core::{Decision, Micros, RateError, RuleError};
 
+use crate::encoding;
+
 /// An error for the user.
 #[derive(Debug)]
 pub struct Error {
@@ -113,7 +115,7 @@ impl Error {
     pub fn too_many_databases(most: usize) -> Self {
         Error::new(INSUFFICIENT_RESOURCES, "too many databases use durable limiters")
             .detail(format!("At most {most} databases of a server can."))
-            .hint("Restart the server if databases were dropped, or use limiters with storage \"memory\".")
+            .hint("Use limiters with storage \"memory\".")
     }
 
     pub fn busy_ledger() -> Self {
@@ -196,7 +198,7 @@ impl Error {
     pub fn time_zone(name: &str) -> Self {
         Error::new(
             INVALID_PARAMETER,
-            format!("time zone \"{}\" not recognized", shown(name.as_bytes())),
+            format!("time zone \"{}\" not recognized", shown(&encoding::encode(name))),
         )
         .hint("See the view pg_timezone_names for the names.")
     }
@@ -261,6 +263,14 @@ impl Error {
         .detail(detail)
     }
 
+    pub fn trigger_null_cost(trigger: &str, column: &str) -> Self {
+        Error::new(
+            NULL_NOT_ALLOWED,
+            format!("trigger \"{trigger}\": cost in column \"{column}\" must not be null"),
+        )
+        .hint("Make the column NOT NULL, or give it a default.")
+    }
+
     /// The answer "no" as an error. The message becomes the HTTP reason phrase, so it is short, ASCII and without the key.
     pub fn denied(limiter: &str, decision: Option<&Decision>) -> Self {
         let error = Error::new(TOO_MANY_REQUESTS, "rate limit exceeded");
@@ -282,11 +292,9 @@ fn seconds(span: Micros) -> String {
 
 /// User text as an error shows it: at most 63 characters of it.
 fn shown(text: &[u8]) -> String {
-    let text = String::from_utf8_lossy(text);
-    match text.char_indices().nth(63) {
-        Some((end, _)) => format!("{}...", &text[..end]),
-        None => text.into_owned(),
-    }
+    let start = encoding::first(text, 63);
+    let more = if start.len() < text.len() { "..." } else { "" };
+    encoding::decode(start).into_owned() + more
 }
 
 /// An error in memory of PostgreSQL, which frees it when it handles the error: nothing of Rust is left to drop.
@@ -300,11 +308,13 @@ pub struct Report {
 
 impl From<Error> for Report {
     fn from(error: Error) -> Self {
-        let copy = |text: Option<&str>| match text.map(|text| CString::new(text.replace('\0', "")))
-        {
-            // SAFETY: pstrdup copies a terminated string into the current memory context.
-            Some(Ok(text)) => unsafe { pg_sys::pstrdup(text.as_ptr()).cast_const() },
-            _ => std::ptr::null(),
+        let copy = |text: Option<&str>| {
+            let text = text.map(|text| CString::new(&*encoding::encode(&text.replace('\0', ""))));
+            match text {
+                // SAFETY: pstrdup copies a terminated string into the current memory context.
+                Some(Ok(text)) => unsafe { pg_sys::pstrdup(text.as_ptr()).cast_const() },
+                _ => std::ptr::null(),
+            }
         };
         // Six bits a character: MAKE_SQLSTATE of elog.h.
         let character =

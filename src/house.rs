@@ -13,16 +13,31 @@ pub fn sweep(header: &'static Header) {
     header.table().sweep(header.clock.read().steady);
 }
 
-/// Sums up what durable limiters wrote down, and removes at most `batch` rows of counts that have expired, in the current
-/// transaction; says how many rows are gone. Less than a batch says that there are no more. What was written lately is left for later, unless `all` is asked for.
-pub fn pass(extension: &Extension, batch: usize, all: bool) -> Result<usize> {
+/// What of a ledger is to be summed up.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Fold {
+    /// Nothing.
+    Nothing,
+    /// What was not written just now.
+    Older,
+    /// Everything.
+    All,
+}
+
+/// Removes at most `batch` rows of counts that have expired, and sums up what durable limiters wrote down, in the current
+/// transaction; says how many rows are gone. Less than a batch says that there are no more.
+pub fn pass(extension: &Extension, batch: usize, fold: Fold) -> Result<usize> {
     for table in [c"rl_limiters", c"rl_rules", c"rl_counts", c"rl_ledger_0", c"rl_ledger_1"] {
         extension.table(table)?;
     }
     let header = shmem::get()?.unwrap_or_else(shmem::private);
     // The ledger that is emptied stays locked until the transaction ends: so that comes last.
     let expired = durable::purge(header, extension.schema(), batch)?;
-    Ok(expired + durable::fold(header, extension.schema(), all)?)
+    let folded = match fold {
+        Fold::Nothing => 0,
+        _ => durable::fold(header, extension.schema(), fold == Fold::All)?,
+    };
+    Ok(expired + folded)
 }
 
 /// Runs `f` with the rights of the extension's owner: not with more, as a worker has, nor with less, as an administrator may have.
@@ -41,26 +56,33 @@ pub fn as_owner<R>(extension: &Extension, f: impl FnOnce() -> R) -> R {
 }
 
 /// All of it, once, in the current transaction: says how many rows were removed. Where nothing can be written, only memory is swept.
+///
+/// A transaction block may be left open. The ledger that was emptied in it, or without shared memory each key, would stay locked
+/// as long: who uses a durable key for the first time would have to wait. So a block does only what makes nobody wait.
 pub fn purge() -> Result<u64> {
-    if let Some(header) = shmem::header() {
+    let header = shmem::get()?;
+    if let Some(header) = header {
         sweep(header);
     }
-    // SAFETY: a plain variable.
-    let writable = unsafe { !pg_sys::XactReadOnly };
+    // SAFETY: a plain variable, and one that is looked at.
+    let (read_only, block) = unsafe { (pg_sys::XactReadOnly, pg_sys::IsTransactionBlock()) };
+    let fold = if block { Fold::Nothing } else { Fold::All };
     let rows = match Extension::find() {
-        Some(extension) if writable => as_owner(&extension, || all_passes(&extension))?,
+        Some(extension) if !read_only && (header.is_some() || !block) => {
+            as_owner(&extension, || all_passes(&extension, fold))?
+        }
         _ => 0,
     };
     report(rows);
     Ok(rows)
 }
 
-fn all_passes(extension: &Extension) -> Result<u64> {
+fn all_passes(extension: &Extension, fold: Fold) -> Result<u64> {
     let batch = config::purge_batch_size();
     let mut removed = 0;
     loop {
         pgrx::check_for_interrupts!();
-        let rows = pass(extension, batch, true)?;
+        let rows = pass(extension, batch, fold)?;
         removed += rows as u64;
         // Without shared memory each row needs a lock, which the transaction keeps: the next call goes on.
         if rows < batch || shmem::header().is_none() {

@@ -10,6 +10,7 @@ mod compat;
 mod config;
 mod datum;
 mod durable;
+mod encoding;
 mod error;
 mod function;
 mod house;

@@ -224,12 +224,12 @@ fn locks(shape: Shape) -> usize {
     shape.partitions + 1
 }
 
-/// The header and the locks are paid for by a few cells less: 128 bytes a key are meant to be all.
+/// The header and the locks are paid for by a few cells less: 128 bytes a key are meant to be all. A small table pays a sixteenth.
 fn shape() -> Shape {
     let shape = Shape::new(config::max_keys(), config::partitions());
-    let others =
-        size_of::<Header>() - size_of::<Turns>() + locks(shape) * size_of::<pg_sys::LWLockPadded>();
+    let others = size_of::<Header>() + locks(shape) * size_of::<pg_sys::LWLockPadded>();
     let spent = others.div_ceil(size_of::<Cell>()).div_ceil(shape.partitions);
+    let spent = spent.min(shape.partition_size / 16);
     Shape { partition_size: shape.partition_size - spent, ..shape }
 }
 

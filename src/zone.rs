@@ -25,9 +25,14 @@ const LAST: i64 = 7_258_118_400;
 /// The zones that this process has read, by their names.
 static ZONES: BackendCell<Vec<(String, Rc<Zone>)>> = BackendCell::new(Vec::new());
 
+/// Whether the name is that of UTC, which rules have that are given no time zone.
+pub fn is_utc(name: &str) -> bool {
+    name.eq_ignore_ascii_case("UTC")
+}
+
 /// The calendar of a time zone.
 pub fn calendar(name: &str) -> Result<Rc<dyn Calendar>> {
-    if name.eq_ignore_ascii_case("UTC") {
+    if is_utc(name) {
         return Ok(Rc::new(Utc));
     }
     let known = ZONES

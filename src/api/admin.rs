@@ -4,6 +4,7 @@ use pgrx::pg_sys::Datum;
 
 use crate::catalog::Stake;
 use crate::datum;
+use crate::encoding;
 use crate::error::Error;
 use crate::function::pg_function;
 use crate::house;
@@ -53,14 +54,14 @@ pg_function! {
             datum::count(header.evictions()),
             purged.then(|| Datum::from(news.last_purge)),
             datum::count(news.last_rows).filter(|_| purged),
-            news.error().map(|error| datum::foreign_text(&error)),
+            news.error().map(|error| datum::text(encoding::portable(&error).as_bytes())),
             version,
         ]))
     }
 }
 
 pg_function! {
-    /// Sums up and removes what can be: all of it, now, in this transaction; says how many rows that were.
+    /// Sums up and removes what can be, now, in this transaction; says how many rows that were.
     fn rl_purge(_call) {
         Ok(datum::count(house::purge()?).unwrap_or(Datum::null()))
     }

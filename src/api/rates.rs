@@ -5,6 +5,7 @@ use ratelimit_core::{parse_rates, Algorithm, RateSpec};
 
 use crate::catalog::enum_label;
 use crate::datum::{self, Rows};
+use crate::encoding;
 use crate::error::{Error, Result};
 use crate::function::{pg_function, Call};
 use crate::interval;
@@ -15,8 +16,7 @@ pub fn parse(call: &Call, rates: usize, algorithm: usize) -> Result<Vec<RateSpec
     let label = enum_label(call.required(algorithm, "algorithm")?);
     let algorithm = Algorithm::from_name(&label)
         .ok_or_else(|| Error::enum_value("algorithm", label.as_bytes()))?;
-    parse_rates(&String::from_utf8_lossy(text), algorithm)
-        .map_err(|error| Error::rate(text, &error))
+    parse_rates(&encoding::decode(text), algorithm).map_err(|error| Error::rate(text, &error))
 }
 
 pg_function! {
@@ -26,12 +26,13 @@ pg_function! {
         let mut rows = Rows::new(call);
         for (position, spec) in (1i32..).zip(specs) {
             let (period, weeks_are_days) = interval::period_datum(spec.period);
+            let epoch = weeks_are_days && spec.algorithm == Algorithm::FixedWindow;
             rows.push(&[
                 Some(Datum::from(position)),
                 datum::count(spec.quota),
                 Some(period),
                 spec.burst.and_then(datum::count),
-                weeks_are_days.then(|| datum::text(b"epoch")),
+                epoch.then(|| datum::text(b"epoch")),
             ]);
         }
         Ok(Datum::null())

@@ -1,10 +1,11 @@
 //! `rl_simulate`: what a limit would have done to past calls.
 
 use pgrx::pg_sys::Datum;
-use ratelimit_core::{decide, Limit, MemoryState, Now, Operation, Rule};
+use ratelimit_core::{decide, Algorithm, Limit, MemoryState, Now, Operation, Rule, RuleError};
 
 use super::rates;
 use crate::datum::{self, Rows};
+use crate::encoding;
 use crate::error::{Error, Result};
 use crate::function::pg_function;
 use crate::zone;
@@ -20,7 +21,11 @@ pg_function! {
         let costs = call.costs(2, "costs", "times", times.len())?;
         check(&times)?;
         let zone = call.text(4, "time_zone")?;
-        let calendar = zone::calendar(&String::from_utf8_lossy(zone))?;
+        let zone = encoding::decode(zone);
+        let calendar = zone::calendar(&zone)?;
+        if !zone::is_utc(&zone) && specs.iter().any(|spec| spec.algorithm != Algorithm::FixedWindow) {
+            return Err(Error::policy(RuleError::TimeZoneWithoutWindow));
+        }
         let rules = specs
             .iter()
             .map(|spec| Rule::new(spec, calendar.clone()).map_err(Error::policy))

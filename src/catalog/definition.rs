@@ -6,8 +6,8 @@ use std::rc::Rc;
 use pgrx::pg_sys;
 use ratelimit_core::table::{rule_key, Key, Request};
 use ratelimit_core::{
-    check_together, Algorithm, Anchor, KeyHasher, Micros, Period, RateSpec, Refill, Rule, Secret,
-    SECOND,
+    check_together, Algorithm, Anchor, KeyHasher, Micros, Period, RateSpec, Refill, Rule,
+    RuleError, Secret, SECOND,
 };
 use rustc_hash::FxBuildHasher;
 use smallvec::SmallVec;
@@ -249,7 +249,14 @@ fn defined(
         refill,
         anchor,
     };
-    let rule = Rule::new(&spec, zone::calendar(&row.time_zone)?).map_err(wrong)?;
+    let calendar = zone::calendar(&row.time_zone)?;
+    if algorithm != Algorithm::FixedWindow && weeks_are_days {
+        return Err(wrong(RuleError::AnchorWithoutWindow));
+    }
+    if algorithm != Algorithm::FixedWindow && !zone::is_utc(&row.time_zone) {
+        return Err(wrong(RuleError::TimeZoneWithoutWindow));
+    }
+    let rule = Rule::new(&spec, calendar).map_err(wrong)?;
     let mark = FxBuildHasher.hash_one(format!("{spec:?} {}", row.time_zone)) as u8;
     Ok(DefinedRule { rule, position: row.position.unsigned_abs(), stake, mark, id, schema, spec })
 }

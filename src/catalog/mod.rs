@@ -74,7 +74,6 @@ pub fn limiter(header: &Header, name: &[u8], function: Oid) -> Result<Rc<Definit
 
 #[cold]
 fn load(header: &Header, name: &[u8], function: Oid) -> Result<Rc<Definition>> {
-    note(header);
     let tables = scan::Tables::of(function);
     LIMITERS.store(tables.limiters.to_u32(), Ordering::Relaxed);
     // An invalidation that arrives from here on may concern what is being read: the next call will read again.
@@ -135,12 +134,6 @@ pub fn durable_rules(schema: Oid, secret: &Secret) -> DurableRules {
     durable
 }
 
-/// Says that this database uses limits, for those who keep house.
-fn note(header: &Header) {
-    // SAFETY: a plain variable, set when the process connected to its database.
-    header.board.note(unsafe { pg_sys::MyDatabaseId });
-}
-
 /// Registers for what the server has to tell; the postmaster's children inherit it.
 pub fn install() {
     // SAFETY: both lists are made to be added to when a library is loaded, and the callbacks live as long as the library.
@@ -168,7 +161,6 @@ unsafe extern "C-unwind" fn transaction_ended(
         XACT_EVENT_COMMIT if CHANGED.swap(false, Ordering::Relaxed) => {
             if let Some(header) = shmem::header() {
                 header.definitions.fetch_add(1, Ordering::Release);
-                note(header);
             }
         }
         XACT_EVENT_ABORT | XACT_EVENT_PREPARE => CHANGED.store(false, Ordering::Relaxed),

@@ -4,6 +4,7 @@ use std::ffi::CStr;
 
 use pgrx::pg_sys::{self, Datum, Oid};
 
+use crate::encoding;
 use crate::interval::Parts;
 
 /// The definition tables and their primary keys.
@@ -126,7 +127,7 @@ impl<const N: usize> Row<N> {
         // SAFETY: the table declares the column as text; the tuple is alive while the row is read.
         let bytes =
             self.get(column).map_or(&[][..], |datum| unsafe { crate::function::text(datum) });
-        String::from_utf8_lossy(bytes).into_owned()
+        encoding::decode(bytes).into_owned()
     }
 
     fn uuid(&self, column: usize) -> Id {

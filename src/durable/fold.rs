@@ -1,6 +1,7 @@
 //! House-keeping: ledgers summed up, and counts dropped that matter no more.
 
 use std::collections::HashMap;
+use std::ffi::{CStr, CString};
 use std::time::Duration;
 
 use pgrx::pg_sys::{self, Oid};
@@ -37,8 +38,9 @@ pub fn fold(header: &'static Header, schema: Oid, all: bool) -> Result<usize> {
     let turn = turn::turn(header)?;
     let side = turn.side(schema)?;
     let mut old = 1 - side;
-    if blocks(schema, old)? == 0 {
-        let (now, blocks) = (header.clock.now().wall, blocks(schema, side)?);
+    if blocks(schema, Name::Ledger(old))? == 0 {
+        let blocks = blocks(schema, Name::Ledger(side))?;
+        let now = header.clock.now().wall;
         let lately = now.saturating_sub(turn.since()) < SOON && blocks < FEW_BLOCKS;
         if blocks == 0 || turn.writers(old) > 0 || lately && !all {
             return Ok(0);
@@ -56,13 +58,23 @@ pub fn fold(header: &'static Header, schema: Oid, all: bool) -> Result<usize> {
     Ok(0)
 }
 
-fn blocks(schema: Oid, side: usize) -> Result<u32> {
+fn blocks(schema: Oid, name: Name) -> Result<u32> {
     let lock = pg_sys::AccessShareLock;
-    Ok(Table::open(schema, Name::Ledger(side), lock)?.map_or(0, |ledger| {
-        let blocks = ledger.blocks();
-        ledger.close(lock);
+    Ok(Table::open(schema, name, lock)?.map_or(0, |table| {
+        let blocks = table.blocks();
+        table.close(lock);
         blocks
     }))
+}
+
+/// Whether the tables have no room for rows: whoever writes the first one makes some, before anybody can see the row.
+pub fn is_empty(schema: Oid) -> Result<bool> {
+    for name in [Name::Counts, Name::Ledger(0), Name::Ledger(1)] {
+        if blocks(schema, name)? > 0 {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Sums up a whole ledger, of which all rows are final, and empties it.
@@ -166,11 +178,14 @@ fn truncate(schema: Oid, ledger: Table, side: usize) -> Result<()> {
     }
     ledger.keep_locked();
     // SAFETY: the schema exists: the table in it is locked.
-    let schema = unsafe {
-        std::ffi::CStr::from_ptr(pg_sys::quote_identifier(pg_sys::get_namespace_name(schema)))
-    };
-    let command = format!("TRUNCATE {}.rl_ledger_{side}", schema.to_string_lossy());
-    Spi::run(&command).map_err(|error| Error::internal(&error.to_string()))
+    let schema =
+        unsafe { CStr::from_ptr(pg_sys::quote_identifier(pg_sys::get_namespace_name(schema))) };
+    let table = format!(".rl_ledger_{side}");
+    let command = CString::new([b"TRUNCATE ", schema.to_bytes(), table.as_bytes()].concat());
+    let truncated = Spi::connect_mut(|client| {
+        client.update(&*command.unwrap_or_default(), None, &[]).map(|_| ())
+    });
+    truncated.map_err(|error| Error::internal(&error.to_string()))
 }
 
 /// The same without shared memory: key by key, as far as nobody is at it.

@@ -15,7 +15,7 @@ mod tables;
 mod turn;
 mod write;
 
-pub use fold::{fold, purge};
+pub use fold::{fold, is_empty, purge};
 pub use load::load;
 pub use lock::{lock, unlock};
 pub use turn::{enter, has_chosen, leave, Turns};

@@ -14,10 +14,10 @@ use crate::backend::BackendCell;
 use crate::error::{Error, Result};
 use crate::shmem::{self, Header};
 
-/// So many databases of one server can have durable limiters.
+/// So many databases of one server can have durable limiters at a time.
 const MANY: usize = 256;
 
-/// All databases.
+/// All databases. Places are given and freed under the lock of the news, and each process asks for its own once.
 #[repr(C)]
 pub struct Turns([Turn; MANY]);
 
@@ -39,12 +39,35 @@ static FOLDED: AtomicBool = AtomicBool::new(false);
 static CHOSEN: BackendCell<Option<usize>> = BackendCell::new(None);
 
 impl Turns {
-    fn of(&'static self, database: u32) -> Option<&'static Turn> {
-        self.0.iter().find(|turn| {
-            let known =
-                turn.database.compare_exchange(0, database, Ordering::Relaxed, Ordering::Relaxed);
-            known.is_ok() || known == Err(database)
-        })
+    /// The database's place; it gets one if there is a free one.
+    fn place(&'static self, database: u32) -> Option<&'static Turn> {
+        let of = |database| self.0.iter().find(|turn| turn.database() == database);
+        let turn = of(database).or_else(|| of(0))?;
+        turn.database.store(database, Ordering::Relaxed);
+        Some(turn)
+    }
+
+    /// Frees the places of these databases.
+    fn free(&self, databases: &[u32]) {
+        for turn in self.0.iter().filter(|turn| databases.contains(&turn.database())) {
+            turn.side.store(0, Ordering::Relaxed);
+            turn.writers.iter().for_each(|writers| writers.store(0, Ordering::Relaxed));
+            turn.since.store(0, Ordering::Relaxed);
+            turn.database.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Databases that have a place and are gone: nobody is connected to them, and nobody will be.
+    fn dropped(&self) -> Vec<u32> {
+        let mut databases: Vec<u32> = self.0.iter().map(Turn::database).collect();
+        databases.retain(|database| *database != 0);
+        // SAFETY: in a transaction. What has a place by now was created before, and a new snapshot sees that.
+        unsafe {
+            pg_sys::AcceptInvalidationMessages();
+            pg_sys::InvalidateCatalogSnapshot();
+            databases.retain(|oid| pg_sys::get_database_name(Oid::from(*oid)).is_null());
+        }
+        databases
     }
 }
 
@@ -56,12 +79,22 @@ pub fn turn(header: &'static Header) -> Result<&'static Turn> {
     }
     // SAFETY: a plain variable, set when the process connected to its database.
     let database = unsafe { pg_sys::MyDatabaseId }.to_u32();
-    let turn = header.turns.of(database).ok_or_else(|| Error::too_many_databases(MANY))?;
+    let place = || header.news(|_| header.turns.place(database));
+    let turn = place().or_else(|| {
+        let dropped = header.turns.dropped();
+        header.news(|_| header.turns.free(&dropped));
+        place()
+    });
+    let turn = turn.ok_or_else(|| Error::too_many_databases(MANY))?;
     TURN.store(std::ptr::from_ref(turn).cast_mut(), Ordering::Relaxed);
     Ok(turn)
 }
 
 impl Turn {
+    fn database(&self) -> u32 {
+        self.database.load(Ordering::Relaxed)
+    }
+
     /// The ledger that is written.
     pub fn side(&self, schema: Oid) -> Result<usize> {
         match self.side.load(Ordering::SeqCst) {

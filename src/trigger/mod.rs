@@ -9,6 +9,7 @@ use std::ffi::{CStr, CString};
 
 use pgrx::pg_sys::{self, Datum};
 
+use crate::encoding;
 use crate::error::Error;
 use crate::function::Call;
 
@@ -45,7 +46,7 @@ impl<'a> Fired<'a> {
     /// The name of the trigger.
     pub fn name(&self) -> Cow<'a, str> {
         // SAFETY: a terminated string of the server's.
-        unsafe { CStr::from_ptr(self.trigger().tgname) }.to_string_lossy()
+        encoding::decode(unsafe { CStr::from_ptr(self.trigger().tgname) }.to_bytes())
     }
 
     /// The arguments that CREATE TRIGGER gave.
@@ -97,7 +98,7 @@ pub struct Row {
 impl Row {
     /// The number of a column; the error is a sentence.
     pub fn number(&self, name: &[u8]) -> Result<i32, String> {
-        let shown = String::from_utf8_lossy(name);
+        let shown = encoding::decode(name);
         let c_name = CString::new(name).unwrap_or_default();
         // SAFETY: a valid descriptor and a terminated string.
         let number = unsafe { pg_sys::SPI_fnumber(self.descriptor, c_name.as_ptr()) };

@@ -5,6 +5,7 @@ use ratelimit_core::Operation;
 
 use super::template::Template;
 use super::{Fired, Row, BEFORE, FOR_EACH_ROW, TIMING};
+use crate::encoding;
 use crate::error::{Error, Result};
 use crate::function::pg_function;
 use crate::store::Store;
@@ -27,7 +28,7 @@ pg_function! {
             b"raise" => false,
             b"skip" => true,
             other => {
-                let detail = format!("The third argument is \"{}\".", String::from_utf8_lossy(other));
+                let detail = format!("The third argument is \"{}\".", encoding::decode(other));
                 return Err(Error::trigger_argument(&fired.name(), "3", detail));
             }
         };
@@ -64,20 +65,20 @@ pub fn key(fired: &Fired, (template, text): &(Template, &[u8]), row: &Row) -> Re
 }
 
 fn wrong_template(fired: &Fired, text: &[u8], detail: String) -> Error {
-    let argument = format!("2, the key template \"{}\"", String::from_utf8_lossy(text));
+    let argument = format!("2, the key template \"{}\"", encoding::decode(text));
     Error::trigger_argument(&fired.name(), &argument, detail)
 }
 
 fn cost(fired: &Fired, row: &Row, column: &[u8]) -> Result<u64> {
-    let name = String::from_utf8_lossy(column);
+    let name = encoding::decode(column);
     let number = row
         .number(column)
         .map_err(|detail| Error::trigger_argument(&fired.name(), "4, the cost column", detail))?;
-    let wrong = |detail: &str| Error::trigger_cost(&fired.name(), &name, detail);
-    let value = row.column(number).ok_or_else(|| wrong("It is null."))?;
-    let text = std::str::from_utf8(&value).unwrap_or_default();
-    text.parse::<i64>()
-        .ok()
-        .and_then(|cost| u64::try_from(cost).ok())
-        .ok_or_else(|| wrong(&format!("It is {text}; a cost is a whole number, not negative.")))
+    let null = || Error::trigger_null_cost(&fired.name(), &name);
+    let value = row.column(number).ok_or_else(null)?;
+    let text = encoding::decode(&value);
+    text.parse::<i64>().ok().and_then(|cost| u64::try_from(cost).ok()).ok_or_else(|| {
+        let detail = format!("It is {text}; a cost is a whole number, not negative.");
+        Error::trigger_cost(&fired.name(), &name, detail)
+    })
 }

@@ -8,7 +8,7 @@ use pgrx::pg_sys::{Oid, TimestampTz};
 /// Part of the header; valid when it is all zero.
 #[repr(C)]
 pub struct Board {
-    /// Databases in which sessions have used the extension since the launcher last looked.
+    /// Databases in which sessions have written what durable limiters took since the launcher last looked.
     noted: [AtomicU32; 64],
     /// There were more.
     crowded: AtomicBool,
@@ -25,19 +25,27 @@ pub enum Progress {
     None,
     /// The extension is not there.
     Absent,
-    /// The extension is there.
+    /// The tables are empty.
+    Idle,
+    /// The tables are not empty, and will have to be looked at again.
     Present,
-    /// It is, and there is more to do.
+    /// There is more to do now.
     More,
+    /// There was an error.
+    Failed,
 }
 
 impl Board {
-    /// Says that a database uses the extension.
+    /// Says that something has been written to the tables of a database.
     pub fn note(&self, database: Oid) {
         let oid = database.to_u32();
         for place in &self.noted {
-            let found = place.compare_exchange(0, oid, Ordering::Relaxed, Ordering::Relaxed).err();
-            if found.is_none_or(|found| found == oid) {
+            // Mostly it is noted already: then nothing is written, which would be in others' way.
+            let found = match place.load(Ordering::Relaxed) {
+                0 => place.compare_exchange(0, oid, Ordering::Relaxed, Ordering::Relaxed),
+                found => Err(found),
+            };
+            if found.is_ok() || found == Err(oid) {
                 return;
             }
         }
@@ -71,9 +79,10 @@ impl Board {
 
     /// A worker's report.
     pub fn report(&self) -> (Progress, u64) {
-        use Progress::{Absent, More, None, Present};
+        use Progress::{Absent, Failed, Idle, More, None, Present};
         let number = self.progress.load(Ordering::Acquire);
-        let progress = [Absent, Present, More].into_iter().find(|p| *p as u32 == number);
+        let all = [Absent, Idle, Present, More, Failed];
+        let progress = all.into_iter().find(|p| *p as u32 == number);
         (progress.unwrap_or(None), self.rows.load(Ordering::Relaxed))
     }
 

@@ -1,11 +1,11 @@
 //! The launcher: sweeps shared memory, and begins a round of workers from time to time.
 
-use std::collections::HashSet;
 use std::ffi::c_int;
 
 use pgrx::pg_sys::{self, Datum, Oid};
 use ratelimit_core::{Micros, HOUR, MILLISECOND};
 
+use super::known::Known;
 use super::round::{Next, Outcome, Round};
 use super::{databases, handle_signals, show};
 use crate::shmem::{self, Header};
@@ -14,7 +14,7 @@ use crate::{config, house, saved};
 /// The next round begins after so long if this one did not remove everything. Who waits for a database to be left looks each 100 ms.
 const BREAK: Micros = 250 * MILLISECOND;
 
-/// Workers go where sessions have used the extension, and after so long everywhere.
+/// Workers go where there is something to remove, and after so long everywhere.
 const EVERYWHERE: Micros = HOUR;
 
 /// The process of the launcher.
@@ -37,8 +37,7 @@ struct Launcher {
     purge: Timer,
     save: Timer,
     round: Option<Round>,
-    /// Databases that have the extension, as far as we know.
-    known: HashSet<Oid>,
+    known: Known,
     everywhere: Option<Micros>,
     /// The log says that there was no room for a worker, and there has been none since.
     complained: bool,
@@ -52,7 +51,7 @@ impl Launcher {
             purge: Timer { interval: config::purge_interval, last: now, soon: false },
             save: Timer { interval: config::save_interval, last: now, soon: false },
             round: None,
-            known: HashSet::new(),
+            known: Known::default(),
             everywhere: None,
             complained: false,
         }
@@ -90,15 +89,9 @@ impl Launcher {
     /// Goes on with the round, if there is one; says when to look at it again.
     fn advance(&mut self) -> Option<Micros> {
         let now = self.now();
-        let known = &mut self.known;
-        let found = |database, present| {
-            if present {
-                known.insert(database);
-            } else {
-                known.remove(&database);
-            }
-        };
-        match self.round.as_mut()?.advance(&self.header.board, now, found) {
+        let interval = config::purge_interval().unwrap_or(0);
+        let visited = |database, progress| self.known.visited(database, progress, now, interval);
+        match self.round.as_mut()?.advance(&self.header.board, now, visited) {
             Next::At(moment) => Some(moment),
             Next::Over(outcome) => {
                 self.round = None;
@@ -128,15 +121,15 @@ impl Launcher {
         }
         let present = databases::list();
         let board = &self.header.board;
-        self.known.extend(board.noted());
-        self.known.retain(|database| present.contains(database));
+        self.known.add(board.noted());
+        self.known.keep(&present);
         self.header.news(|news| news.keep(&present));
         let now = self.now();
         if board.was_crowded() || self.everywhere.is_none_or(|moment| moment <= now) {
             self.everywhere = Some(now.saturating_add(EVERYWHERE));
-            return present;
+            return self.known.due(Some(present), now);
         }
-        self.known.iter().copied().collect()
+        self.known.due(None, now)
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod board;
 mod databases;
+mod known;
 mod launcher;
 mod round;
 mod visit;

@@ -44,12 +44,12 @@ impl Round {
         Round { queue: databases.into(), running: None, outcome: Outcome::default() }
     }
 
-    /// Does what can be done now. `found` is told of each database whether it has the extension.
+    /// Does what can be done now. `visited` is told of each database how far the worker got.
     pub fn advance(
         &mut self,
         board: &Board,
         now: Micros,
-        mut found: impl FnMut(Oid, bool),
+        mut visited: impl FnMut(Oid, Progress),
     ) -> Next {
         if let Some((database, worker)) = self.running.take() {
             if worker.is_alive() {
@@ -59,9 +59,7 @@ impl Round {
             let (progress, rows) = board.report();
             self.outcome.rows += rows;
             self.outcome.more |= progress == Progress::More;
-            if progress != Progress::None {
-                found(database, progress != Progress::Absent);
-            }
+            visited(database, progress);
         }
         while let Some(database) = self.queue.pop_front() {
             if !databases::is_free(database) {

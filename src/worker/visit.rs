@@ -10,9 +10,12 @@ use pgrx::pg_sys::{self, Datum, Oid, PgTryBuilder};
 use super::board::Progress;
 use super::{handle_signals, show, transaction};
 use crate::catalog::Extension;
+use crate::config;
+use crate::durable;
+use crate::encoding;
 use crate::error::{Report, Result};
+use crate::house::{self, Fold};
 use crate::shmem::{self, Header};
-use crate::{config, house};
 
 /// How long a visit takes at most, but for the batch that was begun.
 const LONGEST: Duration = Duration::from_secs(1);
@@ -68,6 +71,8 @@ fn run(database: Oid) -> Result<()> {
 fn record(database: Oid, name: &str, error: &str) {
     let error = format!("database \"{name}\": {error}");
     if let Some(header) = shmem::header() {
+        header.board.progress(Progress::Failed);
+        let error = encoding::portable(&error);
         header.news(|news| news.fail(database, &error));
     }
 }
@@ -90,7 +95,7 @@ fn name(database: Oid) -> String {
         if name.is_null() {
             return database.to_u32().to_string();
         }
-        CStr::from_ptr(name).to_string_lossy().into_owned()
+        encoding::decode(CStr::from_ptr(name).to_bytes()).into_owned()
     }
 }
 
@@ -119,7 +124,11 @@ fn visit(header: &'static Header, database: Oid) -> Result<()> {
             if !extension.hold() {
                 return Ok(None);
             }
-            house::as_owner(&extension, || house::pass(&extension, batch, false)).map(Some)
+            let rows = house::as_owner(&extension, || house::pass(&extension, batch, Fold::Older))?;
+            if durable::is_empty(extension.schema())? {
+                board.progress(Progress::Idle);
+            }
+            Ok(Some(rows))
         })?;
         // Who is dropping the extension is not to wait for us. There will be another round.
         let Some(rows) = rows else { return Ok(()) };

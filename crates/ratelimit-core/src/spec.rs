@@ -65,6 +65,8 @@ pub enum RuleError {
     RefillWithWindow,
     /// An anchor with an algorithm that has none.
     AnchorWithoutWindow,
+    /// A time zone with an algorithm that has none.
+    TimeZoneWithoutWindow,
     /// Shorter than a millisecond.
     PeriodTooShort,
     /// Longer than [`MAX_PERIOD`].
@@ -86,6 +88,7 @@ impl core::fmt::Display for RuleError {
             RuleError::BurstWithWindow => "Only token_bucket has a burst.",
             RuleError::RefillWithWindow => "Only token_bucket has a refill.",
             RuleError::AnchorWithoutWindow => "Only fixed_window has an anchor.",
+            RuleError::TimeZoneWithoutWindow => "Only fixed_window has a time zone.",
             RuleError::PeriodTooShort => "A period is at least 1 millisecond.",
             RuleError::PeriodTooLong => "A period is at most 1000 years.",
             RuleError::Months => "Months and years have no fixed length: only fixed_window can count in them.",

@@ -83,10 +83,24 @@ SELECT answer($$SELECT rl_create_limiter('new', '3 per day', refill => 'now and 
 SELECT answer($$SELECT rl_create_limiter('new', '3 per day', anchor => 'bolt')$$);
 SELECT answer($$SELECT rl_create_limiter('new', '3 per day', anchor => 'first_hit')$$);
 SELECT answer($$SELECT rl_create_limiter('new', '3 per day', algorithm => 'fixed_window', refill => 'interval')$$);
+SELECT answer($$SELECT rl_create_limiter('new', '3 per day', anchor => 'epoch')$$);
+SELECT answer($$SELECT rl_create_limiter('new', '3 per day', time_zone => 'Europe/Berlin')$$);
+SELECT answer($$SELECT rl_create_limiter('new', '3 per day', max_concurrent => -1)$$);
+SELECT answer($$SELECT rl_create_limiter('new', '3 per day', wait_timeout => '-1 second')$$);
+SELECT answer($$SELECT rl_create_limiter('new', '3 per day', ban_after => 0, ban_within => '1 minute')$$);
+SELECT answer($$SELECT rl_create_limiter('new', '3 per day', ban_after => 5, ban_within => '0')$$);
+SELECT answer($$SELECT rl_create_limiter('new', '3 per day', ban_after => 5, ban_within => '1 minute', ban_for => '-1 day')$$);
+SELECT answer($$SELECT rl_create_limiter('new', '3 per day', ban_after => 5)$$);
+SELECT answer($$SELECT rl_create_limiter('new', '3 per day', ban_for => '1 day')$$);
 SELECT answer($$SELECT rl_drop_limiter(NULL)$$);
 SELECT answer($$SELECT rl_clone_limiter('nope', 'new')$$);
 SELECT answer($$SELECT rl_clone_limiter('api', 'api')$$);
 SELECT answer($$SELECT rl_clone_limiter('api', 'new', algorithm => 'sliding_log')$$);
+
+-- No such role, and none at all.
+SELECT answer($$SELECT rl_grant_usage('99999'::regrole)$$);
+SELECT answer($$SELECT rl_grant_admin('-'::regrole)$$);
+SELECT answer($$SELECT rl_grant_usage(NULL)$$);
 
 -- What is durable is undone with its transaction, and needs one that writes.
 SELECT answer($$SELECT rl_create_limiter('new', '3 per day', storage => 'durable', on_rollback => 'keep')$$);
@@ -114,6 +128,10 @@ SELECT answer($$INSERT INTO rl_rules (limiter, quota, period) VALUES ('by hand',
 SELECT answer($$INSERT INTO rl_rules (limiter, quota, period) VALUES ('by hand', 1, '1 month 1 day')$$);
 SELECT answer($$INSERT INTO rl_rules (limiter, quota, period, algorithm) VALUES ('by hand', 1, '1 day 1 hour', 'fixed_window')$$);
 SELECT answer($$INSERT INTO rl_rules (limiter, quota, period, time_zone) VALUES ('by hand', 1, '1 day', 'Middle/Earth')$$);
+SELECT answer($$INSERT INTO rl_rules (limiter, quota, period, time_zone) VALUES ('by hand', 1, '1 day', 'Europe/Berlin')$$);
+SELECT answer($$INSERT INTO rl_rules (limiter, quota, period, anchor) VALUES ('by hand', 1, '7 days', 'epoch')$$);
+SELECT answer($$UPDATE rl_rules SET anchor = 'first_hit' WHERE limiter = 'api'$$);
+SELECT answer($$INSERT INTO rl_rules (limiter, quota, period, algorithm, refill) VALUES ('by hand', 1, '1 day', 'sliding_log', 'interval')$$);
 SELECT answer($$INSERT INTO rl_rules (limiter, position, quota, period) VALUES ('by hand', 1, 1, '1 day'), ('by hand', 2, 2, '1 day')$$);
 SELECT answer($$INSERT INTO rl_limiters (name, created_at, id) VALUES (E'two\nlines', '2024-01-01', '00000000-0000-0000-0000-000000000000')$$);
 SELECT answer($$SELECT rl_try_acquire('by hand', 'a')$$);

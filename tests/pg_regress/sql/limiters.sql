@@ -46,6 +46,7 @@ COMMIT;
 -- Clones, with the same rules or with other rates.
 SELECT rl_clone_limiter('billing', 'billing, too');
 SELECT rl_clone_limiter('billing', 'billing for a few', '10 per month', description => 'a few');
+SELECT rl_clone_limiter('billing', 'billing by a bucket', '10 per 7 days', 'token_bucket');
 SELECT rl_clone_limiter('search', 'log', '10 per day', 'sliding_log');
 SELECT * FROM rl_rules WHERE limiter LIKE 'billing%' OR limiter = 'log' ORDER BY limiter;
 SELECT name, description FROM rl_limiters WHERE name IN ('log', 'billing for a few') ORDER BY name;

@@ -52,6 +52,7 @@ SELECT * FROM rl_simulate('1 per day', at(1), '{-1}');
 SELECT * FROM rl_simulate('1 per day', NULL);
 SELECT * FROM rl_simulate('1 a day', at(1));
 SELECT * FROM rl_simulate('1 per day', at(1), time_zone => 'Middle/Earth');
+SELECT * FROM rl_simulate('1 per day', at(1), time_zone => 'Europe/Berlin');
 
 -- Where the clock jumps over midnight, the day begins after the jump; where midnight comes twice, with the first.
 SELECT at AT TIME ZONE 'America/Havana' AS local, allowed, reset_after

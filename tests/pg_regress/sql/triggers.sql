@@ -32,6 +32,7 @@ INSERT INTO api_log VALUES (1, 'ann', 400);
 UPDATE api_log SET bytes = bytes + 100 WHERE bytes = 400;
 SELECT remaining FROM rl_peek('bytes', 'all', 0);
 INSERT INTO api_log VALUES (1, 'ann', NULL);
+\echo :LAST_ERROR_SQLSTATE
 INSERT INTO api_log VALUES (1, 'ann', -1);
 DROP TRIGGER quota ON api_log;
 

@@ -3,8 +3,11 @@
 
 use anyhow::{ensure, Result};
 use postgres::Client;
+use testbed::Stop;
 
-use super::ask::{ensure_code, eventually, Ask};
+use super::ask::{ensure_code, eventually, Ask, AGE};
+use super::kinds::{Kind, ALGORITHMS};
+use super::purging::{connect, durable, start};
 use super::Test;
 use crate::bed::{Bed, Database};
 
@@ -20,6 +23,8 @@ pub const TESTS: &[Test] = &[
     ("a_database_created_again_starts_afresh", a_database_created_again_starts_afresh),
     ("a_database_made_from_a_template_starts_afresh", a_database_made_from_a_template),
     ("databases_do_not_share_limiters", databases_do_not_share_limiters),
+    ("a_renamed_limiter_keeps_its_counts", a_renamed_limiter_keeps_its_counts),
+    ("a_changed_storage_begins_afresh_and_undoes_nothing_twice", a_changed_storage),
 ];
 
 /// A limiter of which one key has nothing left.
@@ -183,4 +188,50 @@ fn databases_do_not_share_limiters(bed: &Bed) -> Result<()> {
     let mut other = other.connect()?;
     ensure_code(&other.refused("SELECT rl_try_acquire('api', 'key')")?, "42704")?;
     used_up(&mut other)
+}
+
+fn a_renamed_limiter_keeps_its_counts(bed: &Bed) -> Result<()> {
+    let (mut server, mut session) = start(bed, true)?;
+    durable(&mut session, "api", &format!("10 per {AGE}"))?;
+    let mut open = connect(&server)?;
+    open.batch_execute("BEGIN; SELECT rl_enforce('api', 'key', 3)")?;
+    session.batch_execute("SELECT rl_enforce('api', 'key', 1)")?;
+    session.batch_execute("UPDATE rl_limiters SET name = 'public'")?;
+    ensure!(session.left("public", "key")? == 6);
+    open.batch_execute("SELECT rl_enforce('public', 'key', 1); COMMIT")?;
+    for _ in 0..2 {
+        ensure!(session.left("public", "key")? == 5, "{} left", session.left("public", "key")?);
+        session.ask::<i64>("SELECT rl_purge()")?;
+        server.restart(Stop::Immediate)?;
+        session = connect(&server)?;
+    }
+    Ok(())
+}
+
+fn a_changed_storage(bed: &Bed) -> Result<()> {
+    let database = bed.database("changed_storage")?;
+    let (mut session, mut open) = (database.connect()?, database.connect()?);
+    for name in ALGORITHMS {
+        Kind::Refund.create(&mut session, name, &format!("10 per {AGE}"), name)?;
+        let mut change = |storage: &str| {
+            session.batch_execute(&format!(
+                "UPDATE rl_limiters SET storage = '{storage}' WHERE name = '{name}'"
+            ))
+        };
+        let take = |cost: i64| format!("SELECT rl_enforce('{name}', 'key', {cost})");
+        open.batch_execute(&format!("BEGIN; {}", take(5)))?;
+        change("durable")?;
+        let mut other = database.connect()?;
+        other.batch_execute(&take(3))?;
+        open.batch_execute(&take(1))?;
+        ensure!(other.left(name, "key")? == 6, "{name}: {} left", other.left(name, "key")?);
+        open.batch_execute("ROLLBACK")?;
+        ensure!(other.left(name, "key")? == 7, "{name}: {} left", other.left(name, "key")?);
+        // Back in memory, nothing of the first transaction is there any more.
+        change("memory")?;
+        ensure!(other.left(name, "key")? == 10, "{name}: {} left", other.left(name, "key")?);
+        change("durable")?;
+        ensure!(other.left(name, "key")? == 7, "{name}: {} left", other.left(name, "key")?);
+    }
+    Ok(())
 }

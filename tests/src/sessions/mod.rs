@@ -10,13 +10,15 @@ mod definitions;
 mod documents;
 mod dump;
 mod durability;
+mod encodings;
 mod flood;
+mod folding;
 mod histories;
-mod housekeeping;
 mod kinds;
 mod lifecycle;
 mod oracle;
 mod parallel;
+mod purging;
 mod random;
 mod read_only;
 mod rollback;
@@ -49,11 +51,13 @@ pub fn tests() -> Vec<FileTest> {
         definitions::TESTS,
         dump::TESTS,
         durability::TESTS,
+        encodings::TESTS,
         flood::TESTS,
+        folding::TESTS,
         histories::TESTS,
-        housekeeping::TESTS,
         lifecycle::TESTS,
         parallel::TESTS,
+        purging::TESTS,
         read_only::TESTS,
         ruin::TESTS,
         saved::TESTS,

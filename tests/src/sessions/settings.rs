@@ -12,6 +12,7 @@ pub const TESTS: &[Test] = &[
     ("disabled_allows_all_and_counts_nothing", disabled_allows_all_and_counts_nothing),
     ("unknown_settings_are_refused", unknown_settings_are_refused),
     ("sizes_are_fixed_while_the_server_runs", sizes_are_fixed_while_the_server_runs),
+    ("a_key_costs_128_bytes_of_shared_memory", a_key_costs_128_bytes),
 ];
 
 fn an_ordinary_role_cannot_change_verdicts(bed: &Bed) -> Result<()> {
@@ -95,4 +96,14 @@ fn sizes_are_fixed_while_the_server_runs(bed: &Bed) -> Result<()> {
     let mut session = bed.shared()?.connect()?;
     ensure_code(&session.refused("SET ratelimit.max_keys = 1000")?, "55P02")?;
     ensure_code(&session.refused("SET ratelimit.partitions = 8")?, "55P02")
+}
+
+fn a_key_costs_128_bytes(bed: &Bed) -> Result<()> {
+    let mut session = bed.shared()?.connect()?;
+    let all: i64 =
+        session.ask("SELECT allocated_size FROM pg_shmem_allocations WHERE name = 'ratelimit'")?;
+    let keys: i64 = session.ask("SELECT current_setting('ratelimit.max_keys')::bigint")?;
+    ensure!(all <= 128 * keys, "{all} bytes for {keys} keys");
+    ensure!(all > 127 * keys, "{all} bytes have no room for {keys} keys");
+    Ok(())
 }

@@ -19,6 +19,8 @@ pub const TESTS: &[Test] = &[
     ("nobody_waits_for_a_worker", nobody_waits_for_a_worker),
     ("a_worker_waits_for_nobody", a_worker_waits_for_nobody),
     ("an_error_in_one_database_stops_no_other", an_error_in_one_database_stops_no_other),
+    ("a_database_that_fails_is_tried_less_and_less_often", a_database_that_fails),
+    ("a_database_without_durable_counts_is_not_visited", without_durable_counts),
     ("without_room_for_a_worker_the_launcher_goes_on", without_room_the_launcher_goes_on),
     ("a_fast_stop_is_fast", a_fast_stop_is_fast),
     ("a_fast_stop_waits_for_no_standby", a_fast_stop_waits_for_no_standby),
@@ -79,6 +81,13 @@ pub fn with_worker<R>(
     answer
 }
 
+/// Gives workers something to do in the database of this session, now and later.
+fn work(session: &mut Client) -> Result<()> {
+    Kind::Durable.create(session, "api", &format!("1 per {AGE}"), "token_bucket")?;
+    ensure!(session.takes("api", "key")?);
+    Ok(())
+}
+
 /// Waits for a round that begins after this call.
 pub fn a_round_ends(session: &mut Client) -> Result<()> {
     const LAST: &str = "SELECT last_purge::text FROM rl_info()";
@@ -116,8 +125,7 @@ fn launcher_and_worker_show_themselves(bed: &Bed) -> Result<()> {
     let nowhere =
         "SELECT datid IS NULL FROM pg_stat_activity WHERE backend_type = 'ratelimit launcher'";
     ensure!(session.ask::<bool>(nowhere)?, "the launcher is connected to a database");
-    // So the launcher hears of the database.
-    session.limiter("api", 1)?;
+    work(&mut session)?;
     with_worker(&mut session, |session, worker| {
         let activity =
             format!("SELECT state || ' ' || query FROM pg_stat_activity WHERE pid = {worker}");
@@ -162,7 +170,7 @@ fn nobody_waits_for_a_worker(bed: &Bed) -> Result<()> {
     for home in ["postgres", "template1"] {
         let mut session = server.connect_to(home, "postgres")?;
         session
-            .batch_execute("CREATE EXTENSION ratelimit; SELECT rl_create_limiter('api', '1/s')")?;
+            .batch_execute("CREATE EXTENSION ratelimit; SELECT rl_create_limiter('api', '1/s', storage => 'durable')")?;
         session.close()?;
     }
     let mut admin = server.connect_to("template1", "postgres")?;
@@ -178,7 +186,7 @@ fn nobody_waits_for_a_worker(bed: &Bed) -> Result<()> {
             promptly(&mut session, "ALTER EXTENSION ratelimit UPDATE")?;
             promptly(&mut session, "DROP EXTENSION ratelimit")?;
             promptly(&mut session, "CREATE EXTENSION ratelimit")?;
-            session.limiter("api", 1)?;
+            work(&mut session)?;
             session.close()?;
             promptly(&mut admin, &format!("ALTER DATABASE {name} RENAME TO other"))?;
             a_round_ends(&mut admin)?;
@@ -196,8 +204,8 @@ fn a_worker_waits_for_nobody(bed: &Bed) -> Result<()> {
     let server = busy(bed).start()?;
     let (one, other) = (Database::new(&server, "one")?, Database::new(&server, "other")?);
     let (mut one, mut other) = (one.connect()?, other.connect()?);
-    one.limiter("api", 1)?;
-    other.limiter("api", 1)?;
+    work(&mut one)?;
+    work(&mut other)?;
     one.batch_execute("BEGIN; LOCK rl_limiters")?;
     eventually("the worker gives up", || Ok(last_error(&mut other)?.contains("lock timeout")))?;
     ensure!(
@@ -221,8 +229,8 @@ fn an_error_in_one_database_stops_no_other(bed: &Bed) -> Result<()> {
     let server = busy(bed).start()?;
     let (bad, good) = (Database::new(&server, "bad")?, Database::new(&server, "good")?);
     let (mut bad, mut good) = (bad.connect()?, good.connect()?);
-    bad.limiter("api", 1)?;
-    good.limiter("api", 1)?;
+    work(&mut bad)?;
+    work(&mut good)?;
     // Who owns a table can give it triggers and indexes with functions, which a worker would run.
     bad.batch_execute("CREATE ROLE thief; ALTER TABLE rl_rules OWNER TO thief")?;
     let error = "database \"bad\": table \"rl_rules\" is not the one that ratelimit created";
@@ -242,11 +250,47 @@ fn an_error_in_one_database_stops_no_other(bed: &Bed) -> Result<()> {
     eventually("it is forgotten", || Ok(last_error(&mut good)?.is_empty()))
 }
 
+fn a_database_that_fails(bed: &Bed) -> Result<()> {
+    let server = busy(bed).start()?;
+    let mut session = Database::new(&server, "bad")?.connect()?;
+    work(&mut session)?;
+    session.batch_execute("CREATE ROLE thief; ALTER TABLE rl_rules OWNER TO thief")?;
+    eventually("the error is seen", || Ok(!last_error(&mut session)?.is_empty()))?;
+    const ROUNDS: usize = 40;
+    for _ in 0..ROUNDS / 2 {
+        a_round_ends(&mut session)?;
+    }
+    let tries = server.log().matches("is not the one that ratelimit created").count();
+    // 100 ms, 200 ms, 400 ms and so on: twelve tries take more than six minutes.
+    ensure!(tries < 12, "{tries} tries");
+    ensure!(!last_error(&mut session)?.is_empty(), "the error is not shown any more");
+    Ok(())
+}
+
+fn without_durable_counts(bed: &Bed) -> Result<()> {
+    let server = busy(bed).setting("log_min_messages", "debug1").start()?;
+    let mut session = Database::new(&server, "memory")?.connect()?;
+    session.limiter("memory", 1)?;
+    let oid: u32 = session.ask("SELECT oid FROM pg_database WHERE datname = current_database()")?;
+    let started =
+        format!("starting background worker process \"ratelimit worker for database {oid}\"");
+    for _ in 0..5 {
+        ensure!(session.ask::<bool>("SELECT rl_reset_all('memory') >= 0")?);
+        ensure!(session.takes("memory", "key")?);
+        a_round_ends(&mut session)?;
+    }
+    let visits = server.log().matches(&started).count();
+    // The first round goes everywhere.
+    ensure!(visits <= 1, "{visits} visits");
+    work(&mut session)?;
+    eventually("a worker comes", || Ok(server.log().matches(&started).count() > visits))
+}
+
 fn without_room_the_launcher_goes_on(bed: &Bed) -> Result<()> {
     let builder = busy(bed).setting("max_logical_replication_workers", "0");
     let server = builder.setting("max_worker_processes", "1").start()?;
     let mut session = Database::new(&server, "worker")?.connect()?;
-    session.limiter("api", 1)?;
+    work(&mut session)?;
     for _ in 0..3 {
         a_round_ends(&mut session)?;
     }
@@ -255,11 +299,12 @@ fn without_room_the_launcher_goes_on(bed: &Bed) -> Result<()> {
     Ok(())
 }
 
-/// The limiters that eight sessions use: half of them take of the durable one.
+/// The limiters that eight sessions use: half of them take of the durable one, as somebody did before.
 fn load(server: &Server) -> Result<Client> {
     let mut session = Database::new(server, "worker")?.connect()?;
     session.limiter("api", 1)?;
     Kind::Durable.create(&mut session, "paid", &format!("1000 per {AGE}"), "token_bucket")?;
+    ensure!(session.takes("paid", "key 0")?);
     Ok(session)
 }
 
@@ -311,7 +356,7 @@ fn a_fast_stop_waits_for_no_standby(bed: &Bed) -> Result<()> {
 fn launcher_and_worker_come_back(bed: &Bed) -> Result<()> {
     let mut server = busy(bed).setting("restart_after_crash", "on").start()?;
     let mut session = Database::new(&server, "worker")?.connect()?;
-    session.limiter("api", 1)?;
+    work(&mut session)?;
     let first = launcher(&mut session, &[])?;
     with_worker(&mut session, |session, worker| {
         ensure!(session.ask::<bool>(&format!("SELECT pg_terminate_backend({worker})"))?);
@@ -325,22 +370,22 @@ fn launcher_and_worker_come_back(bed: &Bed) -> Result<()> {
     server.crash(second)?;
     let mut session = server.connect_to("worker", "postgres")?;
     launcher(&mut session, &[first, second])?;
-    session.takes("api", "key")?;
     with_worker(&mut session, |_, _| Ok(()))
 }
 
 fn a_standby_is_swept(bed: &Bed) -> Result<()> {
     let primary = bed.private().start()?;
     let mut session = Database::new(&primary, "worker")?.connect()?;
-    session.limiter("api", 1)?;
+    session.limiter("memory", 1)?;
     session.batch_execute("ALTER SYSTEM SET ratelimit.purge_interval = '100ms'")?;
     let standby = standby_of(bed, &primary)?;
     let mut session = standby.connect_to("worker", "postgres")?;
-    ensure!(session.takes("api", "key")?);
+    ensure!(session.takes("memory", "key")?);
     a_round_ends(&mut session)?;
     ensure!(processes(&mut session, "worker")?.is_empty(), "a worker on a standby");
     ensure!(session.ask::<bool>("SELECT pg_promote()")?);
+    work(&mut session)?;
     with_worker(&mut session, |_, _| Ok(()))?;
-    ensure!(!session.takes("api", "key")?, "promotion forgot what was taken");
+    ensure!(!session.takes("memory", "key")?, "promotion forgot what was taken");
     Ok(())
 }

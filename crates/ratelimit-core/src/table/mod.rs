@@ -33,6 +33,9 @@ pub const WINDOW: usize = 128;
 /// How long a cell that was just assigned is kept before its first use, and one that expired before it is cleared.
 const GRACE: Micros = SECOND;
 
+/// How soon to look again for a cell that a transaction holds.
+const HOLD: Micros = SECOND;
+
 /// What the host brings: the partition locks, which may sleep, and a way to let others run.
 pub trait Host {
     /// Takes the lock under which cells of this partition are assigned.
@@ -216,7 +219,7 @@ impl<'t, H: Host> Table<'t, H> {
                 Choice::Logs if self.on_full == OnFull::Evict && self.push_out_log(wanted, now) => {
                     None
                 }
-                Choice::Victim(_) | Choice::Logs => return Err(self.full(wanted)),
+                Choice::Victim(_) | Choice::Logs => return Err(self.full(wanted, now)),
             };
             let Some((cell, evict)) = choice else { continue };
             let mut locked = cell.lock(|times| self.host.yield_now(times));
@@ -313,13 +316,18 @@ impl<'t, H: Host> Table<'t, H> {
         false
     }
 
-    /// When one of the places of a key will be free.
-    fn full(&self, wanted: &Wanted) -> Full {
+    /// When one of the places of a key will be free. How long transactions hold theirs nobody knows: [`HOLD`] at least.
+    fn full(&self, wanted: &Wanted, now: Micros) -> Full {
         let free_at = |cell: &Cell| {
             let locked = cell.lock(|times| self.host.yield_now(times));
-            match self.on_full {
+            let free = match self.on_full {
                 OnFull::Evict if locked.owner().is_none() => locked.fresh().min(locked.open()),
                 _ => locked.fresh(),
+            };
+            if locked.pins() > 0 {
+                free.max(now.saturating_add(HOLD))
+            } else {
+                free
             }
         };
         Full { until: self.places(wanted.key).map(free_at).min().unwrap_or(Micros::MAX) }

@@ -50,10 +50,25 @@ fn when_all_cells_are_held_a_new_key_is_refused_and_later_let_in() {
     for n in 0..2 {
         assert!(hold(&table, &rule, n, 1, START, &mut Receipts::default()));
     }
-    assert!(matches!(table.try_take(&request(&rule, 2, 1), LATER), Err(Unable::Full(_))));
+    // Nothing counts any more, but nobody knows when the transactions end.
+    let in_a_second = Unable::Full(Full { until: LATER.plus(SECOND).steady });
+    assert_eq!(table.try_take(&request(&rule, 2, 1), LATER), Err(in_a_second));
     commit(&table, &rule, 1, LATER);
     assert_eq!(table.try_take(&request(&rule, 2, 1), LATER), Ok(true));
     assert_eq!(pins(&table, 0), Some(1));
+}
+
+#[test]
+fn a_full_table_says_when_the_first_cell_that_is_not_held_is_free() {
+    let memory = Memory::new(1);
+    let mut table = memory.table();
+    table.set_on_full(OnFull::Deny);
+    let rule = |rate| rule(rate, Algorithm::FixedWindow);
+    let (short, long) = (rule("9 per 100 ms"), rule("9 per 500 ms"));
+    assert!(hold(&table, &short, 0, 1, START, &mut Receipts::default()));
+    assert!(take(&table, &long, 1, START));
+    let free = Unable::Full(Full { until: START.plus(SECOND / 2).steady });
+    assert_eq!(table.try_take(&request(&short, 2, 1), START), Err(free));
 }
 
 #[test]
