@@ -124,18 +124,19 @@ CREATE FUNCTION rl_limit_statement()
 COMMENT ON FUNCTION rl_limit_statement IS 'AFTER statement trigger (limiter, key template) with a transition table: takes for each key as much as there are rows';
 
 CREATE FUNCTION _rl_info(OUT preloaded boolean, OUT keys bigint, OUT max_keys bigint, OUT evictions bigint,
-    OUT last_purge timestamptz, OUT last_purge_rows bigint, OUT last_error text, OUT library_version text)
+    OUT slots bigint, OUT max_slots bigint, OUT last_purge timestamptz, OUT last_purge_rows bigint, OUT last_error text,
+    OUT library_version text)
     LANGUAGE c VOLATILE PARALLEL RESTRICTED COST 100 AS 'MODULE_PATHNAME', '_rl_info';
 COMMENT ON FUNCTION _rl_info IS 'internal: what the library knows for rl_info';
 
--- Columns of capabilities that this version does not have are null. last_purge is of the last round of workers, or call of rl_purge;
+-- What is in shared memory is null where there is none. last_purge is of the last round of workers, or call of rl_purge;
 -- last_error stands until house-keeping succeeds in the same database.
 CREATE FUNCTION rl_info(OUT preloaded boolean, OUT keys bigint, OUT max_keys bigint, OUT evictions bigint,
     OUT slots bigint, OUT max_slots bigint, OUT last_purge timestamptz, OUT last_purge_rows bigint,
     OUT last_error text, OUT library_version text, OUT extension_version text)
     LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
-        SELECT i.preloaded, i.keys, i.max_keys, i.evictions, NULL::bigint, NULL::bigint,
+        SELECT i.preloaded, i.keys, i.max_keys, i.evictions, i.slots, i.max_slots,
                i.last_purge, i.last_purge_rows, i.last_error, i.library_version, e.extversion
           FROM @extschema@._rl_info() AS i, pg_extension AS e
          WHERE e.extname = 'ratelimit'

@@ -53,6 +53,15 @@ impl Parts {
             _ => Err(Error::period(what, "A period must be positive.")),
         }
     }
+
+    /// How long to wait at most: with days of 24 hours and months of 30 days, as PostgreSQL compares intervals.
+    pub fn wait(self) -> Micros {
+        const MONTH: i128 = 30 * DAY as i128;
+        let sum = i128::from(self.time)
+            + i128::from(self.days) * i128::from(DAY)
+            + i128::from(self.months) * MONTH;
+        Micros::try_from(sum).unwrap_or(if sum < 0 { Micros::MIN } else { Micros::MAX })
+    }
 }
 
 /// An interval datum of so many microseconds.

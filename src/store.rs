@@ -3,6 +3,8 @@
 //! All limits count in a table of cells. That of shared memory is everybody's; a session has one of its own where there is none, for
 //! durable limits only.
 
+mod slots;
+
 use std::rc::Rc;
 
 use pgrx::pg_sys;
@@ -30,6 +32,8 @@ pub struct Store {
 pub struct Asked<'a> {
     pub requests: SmallVec<[Request<'a>; 4]>,
     of: SmallVec<[Of<'a>; 4]>,
+    /// Of whom a slot is asked as well.
+    slots: SmallVec<[(&'a Definition, &'a [u8]); 1]>,
 }
 
 /// Whom a request is for: a limiter, one of its rules, and a key.
@@ -40,7 +44,19 @@ impl<'a> Asked<'a> {
     pub fn new(limiter: &'a Definition, key: &'a [u8], cost: u64) -> Result<Self> {
         let requests = limiter.requests(key, cost)?;
         let of = limiter.rules().iter().map(|rule| (limiter, rule, key)).collect();
-        Ok(Asked { requests, of })
+        let has_slots = limiter.max_concurrent().is_some() && cost > 0;
+        let slots = has_slots.then_some((limiter, key)).into_iter().collect();
+        Ok(Asked { requests, of, slots })
+    }
+
+    /// Whether a slot is asked as well.
+    pub fn has_slots(&self) -> bool {
+        !self.slots.is_empty()
+    }
+
+    /// Adds the slot that one call for one key needs.
+    pub fn push_slots(&mut self, other: &Asked<'a>) {
+        self.slots.extend_from_slice(&other.slots);
     }
 
     /// Adds what is asked of one rule.
@@ -189,15 +205,31 @@ impl Store {
         if !config::enabled() {
             return Ok(Decision::unlimited());
         }
+        match operation {
+            Operation::Take => self.with_slots(
+                asked,
+                |asked| self.decide_rates(asked, operation),
+                |decision| decision.allowed,
+                |refused| refused,
+            ),
+            Operation::Peek => match self.missing_slot(asked)? {
+                Some(refused) => Ok(refused),
+                None => self.decide_rates(asked, operation),
+            },
+        }
+    }
+
+    fn decide_rates(&self, asked: &mut Asked<'_>, operation: Operation) -> Result<Decision> {
         let takes = operation == Operation::Take;
         let table = self.header.table();
-        self.run(
+        let decision = self.run(
             asked,
             takes,
             |requests, now, taken| table.decide(requests, now, operation, taken),
             |full, asked, now| self.when_full(full, asked, now),
             |decision| decision.allowed,
-        )
+        )?;
+        self.and_slots(asked, decision, operation)
     }
 
     /// What a key has left, and what a call for it would be answered, both at the same moment.
@@ -206,6 +238,13 @@ impl Store {
             return Ok((Decision::unlimited(), Decision::unlimited()));
         }
         let one = Asked::new(limiter, key, 1)?;
+        if let Some(refused) = self.missing_slot(&one)? {
+            return Ok((refused, refused));
+        }
+        if limiter.rules().is_empty() {
+            let standing = self.and_slots(&one, Decision::unlimited(), Operation::Take)?;
+            return Ok((standing, standing));
+        }
         let table = self.header.table();
         self.run(
             &mut Asked::new(limiter, key, 0)?,
@@ -226,12 +265,23 @@ impl Store {
             return Ok(at_most);
         }
         let table = self.header.table();
-        self.run(
+        self.with_slots(
             &mut asked,
-            true,
-            |requests, now, taken| table.take_at_most(requests, now, taken),
-            |_, asked, _| if self.lets_pass(asked) { at_most } else { 0 },
+            |asked| {
+                // Where there are only slots, nothing limits what goes with one.
+                if asked.requests.is_empty() {
+                    return Ok(at_most);
+                }
+                self.run(
+                    asked,
+                    true,
+                    |requests, now, taken| table.take_at_most(requests, now, taken),
+                    |_, asked, _| if self.lets_pass(asked) { at_most } else { 0 },
+                    |granted| *granted > 0,
+                )
+            },
             |granted| *granted > 0,
+            |_| 0,
         )
     }
 

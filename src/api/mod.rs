@@ -7,3 +7,4 @@ mod headers;
 mod policy;
 mod rates;
 mod simulate;
+mod slots;
