@@ -6,11 +6,12 @@ use alloc::rc::Rc;
 use core::cell::Cell;
 
 use crate::calendar::{after, window, Calendar};
+use crate::count::{booking_mark, counted, split};
 use crate::meter::Meter;
 use crate::period::Period;
 use crate::receipt::Receipt;
 use crate::spec::Anchor;
-use crate::state::State;
+use crate::state::{State, Words};
 use crate::time::{span, Micros, Now};
 
 /// Counts in windows.
@@ -20,6 +21,9 @@ pub struct FixedWindow {
     period: Period,
     anchor: Anchor,
     calendar: Rc<dyn Calendar>,
+    /// Above the count of a state that is booked under this definition: then the first word is not the window's end but the moment,
+    /// on the steady line, since that is how those who booked it wait.
+    mark: u64,
     /// The window of the last decision: all keys share it, and it takes a calendar to find.
     current: Cell<(Micros, Micros)>,
 }
@@ -38,7 +42,38 @@ impl FixedWindow {
         anchor: Anchor,
         calendar: Rc<dyn Calendar>,
     ) -> Self {
-        FixedWindow { quota, period, anchor, calendar, current: Cell::new((1, 0)) }
+        let mark = booking_mark([quota, period.longest().unsigned_abs(), anchor as u64]);
+        FixedWindow { quota, period, anchor, calendar, mark, current: Cell::new((1, 0)) }
+    }
+
+    /// When the window of a state ends, and what was taken in it.
+    #[inline(always)]
+    fn end_and_count(&self, [end, count, start]: Words) -> (Micros, u64) {
+        match split(count) {
+            (count, 0) => (end.cast_signed(), count),
+            (count, _) => (self.end_of(start.cast_signed()), count),
+        }
+    }
+
+    /// When the window ends that began at `start`.
+    #[cold]
+    fn end_of(&self, start: Micros) -> Micros {
+        match self.anchor {
+            Anchor::Clock => window(self.period, start, &*self.calendar).1,
+            Anchor::FirstHit => self.after(start),
+        }
+    }
+
+    /// How far ahead a booked state is. Where the wall clock was set or the definition changed it lies in no window any more.
+    #[cold]
+    fn booked_ahead(&self, [at, _, start]: Words, now: Now) -> Micros {
+        let ahead = at.cast_signed().saturating_sub(now.steady).max(0);
+        let (start, wall) = (start.cast_signed(), now.plus(ahead).wall);
+        if start <= wall && wall < self.end_of(start) {
+            ahead
+        } else {
+            0
+        }
     }
 
     /// The window around `now`: when it began and when it ends, on the wall.
@@ -73,8 +108,8 @@ impl Meter for FixedWindow {
     }
 
     fn view<S: State>(&self, state: &S, now: Now) -> Count {
-        let [end, count, start] = state.words();
-        let (end, start) = (end.cast_signed(), start.cast_signed());
+        let words = state.words();
+        let ((end, count), start) = (self.end_and_count(words), words[2].cast_signed());
         // A window that ends later than the current one comes from another definition or from a clock that was set back:
         // what was taken counts here, once.
         let count = if end > now.wall { count } else { 0 };
@@ -95,8 +130,24 @@ impl Meter for FixedWindow {
         count > 0 && start.cast_signed() > now.wall
     }
 
+    #[inline(always)]
+    fn ahead<S: State>(&self, state: &S, now: Now) -> Micros {
+        let words = state.words();
+        if split(words[1]).1 == self.mark {
+            self.booked_ahead(words, now)
+        } else {
+            0
+        }
+    }
+
+    fn set_booked<S: State>(&self, state: &mut S, at: Now) {
+        let [_, count, start] = state.words();
+        state.set_words([at.steady.cast_unsigned(), count | self.mark, start]);
+    }
+
     fn store<S: State>(&self, state: &mut S, view: &Count) {
-        state.set_words([view.end.cast_unsigned(), view.count, view.start.cast_unsigned()]);
+        let count = counted(view.count);
+        state.set_words([view.end.cast_unsigned(), count, view.start.cast_unsigned()]);
     }
 
     fn admits<S: State>(&self, _: &S, view: &Count, cost: u64) -> bool {
@@ -144,4 +195,13 @@ impl Meter for FixedWindow {
     fn wait<S: State>(&self, _: &S, view: &Count, now: Now, _: u64) -> Micros {
         span(i128::from(view.end) - i128::from(now.wall))
     }
+}
+
+/// The words of a [`FixedWindow`]'s state, so much later on the steady line: the window itself is on the wall.
+pub(crate) fn shifted([end, count, start]: Words, by: Micros) -> Words {
+    let end = match split(count) {
+        (_, 0) => end,
+        _ => end.cast_signed().saturating_add(by).cast_unsigned(),
+    };
+    [end, count, start]
 }

@@ -3,6 +3,7 @@
 use alloc::vec::Vec;
 
 use crate::decide::Limit;
+use crate::fixed_window;
 use crate::rule::{Rule, LOG_KIND};
 use crate::state::{log_time, log_word, MemoryState, State};
 use crate::time::{Micros, Now};
@@ -88,9 +89,10 @@ impl Stored {
             1 => token_bucket::shifted(words, by),
             // When the period began that runs.
             2 => [words[0], moved(words[1]), words[2]],
-            // When the window ends.
+            3 => fixed_window::shifted(words, by),
+            // When the window ends, or up to when it is booked.
             4 => [moved(words[0]), words[1], words[2]],
-            // A fixed window is on the wall, and a log has its times elsewhere.
+            // A log has its times elsewhere.
             _ => words,
         });
         if self.kind == LOG_KIND {
@@ -103,12 +105,25 @@ impl Stored {
         }
     }
 
-    /// What happened at `now`, which is no earlier than what happened before.
-    pub fn apply(&mut self, rule: &Rule, now: Now, event: Event) {
-        self.at = self.at.max(now.wall);
+    /// What happened at `at`, which is no earlier than what happened before. What lies behind the bookings that are there comes behind
+    /// them.
+    pub fn apply(&mut self, rule: &Rule, at: Now, event: Event) {
+        self.apply_before(rule, at, at, event);
+    }
+
+    /// The same when it is `now`: a take that lies ahead is a booking.
+    pub fn apply_before(&mut self, rule: &Rule, now: Now, at: Now, event: Event) {
+        self.at = self.at.max(at.wall);
         match event {
-            Event::Take(cost) => Limit::new(rule, &mut self.state, cost).charge(now),
-            Event::Refund(cost) => Limit::new(rule, &mut self.state, cost).refund(now),
+            Event::Take(cost) => {
+                let mut limit = Limit::new(rule, &mut self.state, cost);
+                if at.steady > now.steady {
+                    limit.book(now, at);
+                } else {
+                    limit.charge(at);
+                }
+            }
+            Event::Refund(cost) => Limit::new(rule, &mut self.state, cost).refund(at),
             Event::Reset => self.state = MemoryState::default(),
         }
     }

@@ -5,11 +5,12 @@ use smallvec::SmallVec;
 use super::cell::Key;
 use super::key_state::KeyState;
 use super::{Full, Host, Table, Unable, Wanted};
+use crate::booking::{opening, reserve, Booking};
 use crate::decide::{decide, take_at_most, Limit, Operation};
 use crate::decision::Decision;
 use crate::receipt::Receipt;
 use crate::rule::Rule;
-use crate::time::{Now, SECOND};
+use crate::time::{Micros, Now, SECOND};
 
 /// A cost asked of one rule for one key.
 #[derive(Clone, Copy, Debug)]
@@ -44,8 +45,8 @@ impl Request<'_> {
 enum Mode {
     /// Keys that are not there stay so.
     Look,
-    /// All keys must be there if all costs fit.
-    Take,
+    /// All keys must be there if all costs fit within so long.
+    Take { max_wait: Option<Micros> },
     /// All keys must be there.
     Charge,
     /// Keys that are not there stay so.
@@ -116,8 +117,24 @@ impl<'t, H: Host> Table<'t, H> {
         operation: Operation,
         taken: Option<&mut Taken>,
     ) -> Result<Decision, Unable> {
-        let mode = if operation == Operation::Take { Mode::Take } else { Mode::Look };
+        let mode = match operation {
+            Operation::Take => Mode::Take { max_wait: Some(0) },
+            Operation::Peek => Mode::Look,
+        };
         self.run(requests, now, mode, taken, |limits, now| decide(limits, now, operation))
+    }
+
+    /// Books the first moment at which all costs fit, if that is within the longest wait: see [`reserve`]. With the receipts it is
+    /// cancelled by [`undo`](Self::undo).
+    pub fn reserve(
+        &self,
+        requests: &[Request<'_>],
+        now: Now,
+        max_wait: Option<Micros>,
+        taken: Option<&mut Taken>,
+    ) -> Result<Booking, Unable> {
+        let mode = Mode::Take { max_wait };
+        self.run(requests, now, mode, taken, |limits, now| reserve(limits, now, max_wait))
     }
 
     /// Takes as much as fits, up to the cost, which is the same in all requests: see [`take_at_most`].
@@ -269,8 +286,12 @@ fn missing<H: Host>(
     if mode == Mode::Look || limits.iter_mut().all(prepared) {
         return Missing::Nothing;
     }
-    if mode == Mode::Take && !decide(limits, now, Operation::Peek).allowed {
-        return Missing::Nothing;
+    let mut wait = 0;
+    if let Mode::Take { max_wait } = mode {
+        match opening(limits, now, max_wait) {
+            Some(opening) => wait = opening,
+            None => return Missing::Nothing,
+        }
     }
     let absent = |limit: &mut Limit<'_, KeyState<'_, '_, H>>| {
         limit.asked().1 > 0 && !limit.state().has_cell()
@@ -280,11 +301,12 @@ fn missing<H: Host>(
     }
     for (request, limit) in requests.iter().zip(limits) {
         let (rule, cost) = limit.asked();
+        let then = now.plus(limit.ahead(now).max(wait));
         let state = limit.state();
         if cost == 0 || !state.has_cell() {
             continue;
         }
-        if let Err(key) = state.keep_log(rule, cost, now, mode == Mode::Refund) {
+        if let Err(key) = state.keep_log(rule, cost, then, mode == Mode::Refund) {
             return Missing::Further(Wanted { key, primary: false, ..request.first_cell() });
         }
     }
