@@ -32,10 +32,12 @@ impl<'a, S: State> Limit<'a, S> {
         (self.rule, self.cost)
     }
 
-    /// Whether the state knows a later moment than `now`.
+    /// Whether the state knows a later moment than `now`, which is not one that was booked.
     #[inline(always)]
     pub(crate) fn is_ahead(&self, now: Now) -> bool {
-        with_meter!(self.rule, meter => meter.is_ahead(&self.state, now))
+        with_meter!(self.rule, meter => {
+            meter.is_ahead(&self.state, now) && meter.ahead(&self.state, now) == 0
+        })
     }
 
     /// Why the cost cannot be taken, and for how long; `None` if it can.

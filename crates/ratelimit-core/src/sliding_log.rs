@@ -251,17 +251,20 @@ impl Meter for SlidingLog {
         {
             start -= 1;
         }
-        // What is older moves up, expired or not, for another definition may see that otherwise: its new places are kept for longer than it needs.
+        // What a booking pushed out counts again until it has expired, and of several times that is the newest. Otherwise there was
+        // nothing but what had expired.
+        let ahead = taken > now.steady;
+        let pushed = Micros::try_from(receipt.position).ok().filter(|_| ahead);
+        let older = |n: &usize| pushed.is_some_and(|pushed| view.time(state, *n) <= pushed);
+        let stay = (0..start).take_while(older).count();
+        // What is older than the charge moves up, expired or not, for another definition may see that otherwise: its new places are
+        // kept for longer than it needs.
         let gone = end - start;
-        for n in (0..start).rev() {
+        for n in (stay..start).rev() {
             state.set_time(view.place(n + gone), state.time(view.place(n)));
         }
-        // What a booking pushed out counts again until it has expired: that is before the next of the older ones does.
-        let oldest = if start > 0 { state.time(view.place(gone)) } else { u64::MAX };
-        let pushed = Micros::try_from(receipt.position).map_or(0, log_word);
-        let freed = if taken > now.steady { pushed.min(oldest) } else { 0 };
-        for n in 0..gone {
-            state.set_time(view.place(n), freed);
+        for n in stay..stay + gone {
+            state.set_time(view.place(n), pushed.map_or(0, log_word));
         }
         (gone > 0).then_some(0)
     }

@@ -139,7 +139,7 @@ impl Stored {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{parse_rates, Algorithm};
+    use crate::{decide, parse_rates, reserve, Algorithm, Operation, SECOND};
 
     const NOON: Micros = 1_700_000_000_000_000;
 
@@ -174,12 +174,45 @@ mod tests {
         // Whole periods, so that windows lie alike.
         let by = 3 * 60 * crate::SECOND;
         for rule in rules() {
-            let mut early = Stored::new(&rule);
-            early.apply(&rule, Now { steady: NOON, wall: NOON }, Event::Take(5));
-            let mut late = Stored::new(&rule);
-            late.apply(&rule, Now { steady: NOON + by, wall: NOON }, Event::Take(5));
+            let [mut early, late] = [NOON, NOON + by].map(|steady| {
+                let now = Now { steady, wall: NOON };
+                let mut stored = Stored::new(&rule);
+                stored.apply(&rule, now, Event::Take(5));
+                stored.apply_before(&rule, now, now.plus(60 * SECOND), Event::Take(4));
+                stored
+            });
             early.shift(by);
             assert_eq!(early, late, "{rule:?}");
+        }
+    }
+
+    /// What was taken is written down when it is certain, in the order of the moments for which it was.
+    #[test]
+    fn takes_that_lie_ahead_are_bookings() {
+        for rule in rules() {
+            let now = Now::at(NOON);
+            let (mut stored, mut live) = (Stored::new(&rule), MemoryState::default());
+            let mut waits = Vec::new();
+            for _ in 0..20 {
+                let booking = reserve(&mut [Limit::new(&rule, &mut live, 1)], now, None);
+                waits.push(booking.wait.unwrap());
+            }
+            for wait in waits {
+                stored.apply_before(&rule, now, now.plus(wait), Event::Take(1));
+            }
+            let mut stored = Stored::decode(&rule, &stored.encode()).unwrap();
+            for _ in 0..2 {
+                let peek = |state: &mut MemoryState| {
+                    let later = [0, 60, 90, 120, 180, 300].map(|wait| now.plus(wait * SECOND));
+                    later.map(|now| {
+                        decide(&mut [Limit::new(&rule, &mut *state, 1)], now, Operation::Peek)
+                    })
+                };
+                assert_eq!(peek(&mut stored.state), peek(&mut live), "{rule:?}");
+                // What was earlier comes behind what was booked.
+                stored.apply_before(&rule, now, now, Event::Take(1));
+                Limit::new(&rule, &mut live, 1).charge(now);
+            }
         }
     }
 }

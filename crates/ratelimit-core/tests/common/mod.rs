@@ -1,6 +1,8 @@
 //! What the tests share: definitions of every kind, a key that can be asked, and random histories.
 #![allow(dead_code, reason = "each test program uses a part")]
 
+pub mod definition;
+
 use proptest::prelude::*;
 use ratelimit_core::{
     decide, parse_rates, reserve, take_at_most, Algorithm, Anchor, Booking, Decision, Limit,
