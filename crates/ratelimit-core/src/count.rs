@@ -10,8 +10,13 @@ pub(crate) fn booking_mark(definition: [u64; 3]) -> u64 {
     (mark_of(definition) | 1 << 63) & !COUNT
 }
 
-/// The count, and the mark above it.
+/// Whether there is a mark above the count.
 #[inline(always)]
+pub(crate) const fn is_marked(word: u64) -> bool {
+    word > COUNT
+}
+
+/// The count, and the mark above it.
 pub(crate) const fn split(word: u64) -> (u64, u64) {
     (word & COUNT, word & !COUNT)
 }

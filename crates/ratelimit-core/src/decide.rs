@@ -32,12 +32,10 @@ impl<'a, S: State> Limit<'a, S> {
         (self.rule, self.cost)
     }
 
-    /// Whether the state knows a later moment than `now`, which is not one that was booked.
+    /// Whether the state may know a later moment than `now`.
     #[inline(always)]
     pub(crate) fn is_ahead(&self, now: Now) -> bool {
-        with_meter!(self.rule, meter => {
-            meter.is_ahead(&self.state, now) && meter.ahead(&self.state, now) == 0
-        })
+        with_meter!(self.rule, meter => meter.is_ahead(&self.state, now))
     }
 
     /// Why the cost cannot be taken, and for how long; `None` if it can.
@@ -49,7 +47,9 @@ impl<'a, S: State> Limit<'a, S> {
         with_meter!(self.rule, meter => answer(meter, &self.state, now, self.cost, refusal))
     }
 
-    /// How far ahead of `now` the state is booked.
+    /// How far ahead of `now` the state is booked: that it may be says [`is_ahead`](Limit::is_ahead).
+    #[cold]
+    #[inline(never)]
     pub(crate) fn ahead(&self, now: Now) -> Micros {
         with_meter!(self.rule, meter => meter.ahead(&self.state, now))
     }
@@ -101,13 +101,31 @@ impl<'a, S: State> Limit<'a, S> {
     /// Takes the cost if it fits. The short way for one rule and a yes or no.
     #[inline(always)]
     pub fn try_take(&mut self, now: Now) -> bool {
-        let taken = with_meter!(self.rule, meter => try_take(meter, &mut self.state, now, self.cost, |_, _| ()));
-        taken != Taken::Nothing
+        if self.is_ahead(now) && self.ahead(now) > 0 {
+            return self.refuse_behind(now);
+        }
+        self.try_take_unbooked(now)
     }
 
     /// The same, with a receipt: see [`receipt`](Limit::receipt).
     #[inline(always)]
     pub fn try_take_with_receipt(&mut self, now: Now) -> bool {
+        if self.is_ahead(now) && self.ahead(now) > 0 {
+            return self.refuse_behind(now);
+        }
+        self.try_take_unbooked_with_receipt(now)
+    }
+
+    /// The same where the state is not booked.
+    #[inline(always)]
+    pub(crate) fn try_take_unbooked(&mut self, now: Now) -> bool {
+        let taken = with_meter!(self.rule, meter => try_take(meter, &mut self.state, now, self.cost, |_, _| ()));
+        taken != Taken::Nothing
+    }
+
+    /// The same where the state is not booked.
+    #[inline(always)]
+    pub(crate) fn try_take_unbooked_with_receipt(&mut self, now: Now) -> bool {
         let (cost, epoch) = (self.cost, self.state.epoch());
         let taken = with_meter!(self.rule, meter => {
             try_take(meter, &mut self.state, now, cost, |state, view| {
@@ -118,6 +136,17 @@ impl<'a, S: State> Limit<'a, S> {
             self.receipt = Some(receipt);
         }
         taken != Taken::Nothing
+    }
+
+    /// Comes behind what is booked; only a cost of 0 does not have to wait.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn refuse_behind(&mut self, now: Now) -> bool {
+        let refusal = self.refusal(now);
+        if let Some(refusal) = refusal {
+            self.refused(now, refusal);
+        }
+        refusal.is_none()
     }
 
     /// Writes until when the state matters, for a state that was put together elsewhere.
@@ -307,16 +336,11 @@ fn try_take<M: Meter, S: State, R>(
     if cost > capacity || cost == 0 {
         return if cost == 0 && capacity > 0 { Taken::Zero } else { Taken::Nothing };
     }
-    if meter.ahead(state, now) > 0 {
-        if let Some(refusal) = refusal(meter, state, now, cost) {
-            refused(meter, state, now, refusal);
-        }
-        return Taken::Nothing;
-    }
     let mut view = meter.view(state, now);
     if !meter.admits(state, &view, cost) {
         let wait = meter.wait(state, &view, now, cost);
-        refused(meter, state, now, Some(wait));
+        meter.take_over(state, now);
+        state.refused(now.steady.saturating_add(wait));
         return Taken::Nothing;
     }
     meter.charge(state, &mut view, now, cost);
@@ -364,11 +388,8 @@ fn matters<M: Meter, S: State>(meter: &M, state: &S, view: &M::View, now: Now) -
 
 fn refused<M: Meter, S: State>(meter: &M, state: &mut S, now: Now, refusal: Refusal) {
     if let Some(wait) = refusal {
-        // The state is written as it stands now: counts of a window that a changed definition or clock left in the future are
-        // taken over once, not again in each window to come.
-        if !meter.is_booked(state, now) {
-            let view = meter.view(state, now);
-            meter.store(state, &view);
+        if meter.ahead(state, now) == 0 {
+            meter.take_over(state, now);
         }
         state.refused(now.steady.saturating_add(wait));
     }

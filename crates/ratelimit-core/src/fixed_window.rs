@@ -6,7 +6,7 @@ use alloc::rc::Rc;
 use core::cell::Cell;
 
 use crate::calendar::{after, window, Calendar};
-use crate::count::{booking_mark, counted, split};
+use crate::count::{booking_mark, counted, is_marked, split};
 use crate::meter::Meter;
 use crate::period::Period;
 use crate::receipt::Receipt;
@@ -46,17 +46,9 @@ impl FixedWindow {
         FixedWindow { quota, period, anchor, calendar, mark, current: Cell::new((1, 0)) }
     }
 
-    /// When the window of a state ends, and what was taken in it.
-    #[inline(always)]
-    fn end_and_count(&self, [end, count, start]: Words) -> (Micros, u64) {
-        match split(count) {
-            (count, 0) => (end.cast_signed(), count),
-            (count, _) => (self.end_of(start.cast_signed()), count),
-        }
-    }
-
     /// When the window ends that began at `start`.
     #[cold]
+    #[inline(never)]
     fn end_of(&self, start: Micros) -> Micros {
         match self.anchor {
             Anchor::Clock => window(self.period, start, &*self.calendar).1,
@@ -66,7 +58,12 @@ impl FixedWindow {
 
     /// How far ahead a booked state is. Where the wall clock was set or the definition changed it lies in no window any more.
     #[cold]
-    fn booked_ahead(&self, [at, _, start]: Words, now: Now) -> Micros {
+    #[inline(never)]
+    fn booked_ahead<S: State>(&self, state: &S, now: Now) -> Micros {
+        let [at, count, start] = state.words();
+        if split(count).1 != self.mark {
+            return 0;
+        }
         let ahead = at.cast_signed().saturating_sub(now.steady).max(0);
         let (start, wall) = (start.cast_signed(), now.plus(ahead).wall);
         if start <= wall && wall < self.end_of(start) {
@@ -108,8 +105,10 @@ impl Meter for FixedWindow {
     }
 
     fn view<S: State>(&self, state: &S, now: Now) -> Count {
-        let words = state.words();
-        let ((end, count), start) = (self.end_and_count(words), words[2].cast_signed());
+        let [end, count, start] = state.words();
+        let (end, start) = (end.cast_signed(), start.cast_signed());
+        let end = if is_marked(count) { self.end_of(start) } else { end };
+        let (count, _) = split(count);
         // A window that ends later than the current one comes from another definition or from a clock that was set back:
         // what was taken counts here, once.
         let count = if end > now.wall { count } else { 0 };
@@ -127,14 +126,13 @@ impl Meter for FixedWindow {
 
     fn is_ahead<S: State>(&self, state: &S, now: Now) -> bool {
         let [_, count, start] = state.words();
-        count > 0 && start.cast_signed() > now.wall
+        count > 0 && start.cast_signed() > now.wall || is_marked(count)
     }
 
     #[inline(always)]
     fn ahead<S: State>(&self, state: &S, now: Now) -> Micros {
-        let words = state.words();
-        if split(words[1]).1 == self.mark {
-            self.booked_ahead(words, now)
+        if is_marked(state.words()[1]) {
+            self.booked_ahead(state, now)
         } else {
             0
         }
@@ -199,9 +197,8 @@ impl Meter for FixedWindow {
 
 /// The words of a [`FixedWindow`]'s state, so much later on the steady line: the window itself is on the wall.
 pub(crate) fn shifted([end, count, start]: Words, by: Micros) -> Words {
-    let end = match split(count) {
-        (_, 0) => end,
-        _ => end.cast_signed().saturating_add(by).cast_unsigned(),
-    };
-    [end, count, start]
+    if !is_marked(count) {
+        return [end, count, start];
+    }
+    [end.cast_signed().saturating_add(by).cast_unsigned(), count, start]
 }

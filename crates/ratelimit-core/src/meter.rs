@@ -14,7 +14,7 @@ pub(crate) trait Meter {
     fn capacity(&self) -> u64;
     /// Reads the state.
     fn view<S: State>(&self, state: &S, now: Now) -> Self::View;
-    /// Whether the state knows a later moment than `now`: then `now` was read before another process had its turn.
+    /// Whether the state may know a later moment than `now`. If that is not booked, `now` was read before another process had its turn.
     fn is_ahead<S: State>(&self, _state: &S, _now: Now) -> bool {
         false
     }
@@ -36,6 +36,13 @@ pub(crate) trait Meter {
     }
     /// Writes it back.
     fn store<S: State>(&self, state: &mut S, view: &Self::View);
+    /// Writes a state that refuses, and is not booked, as it stands now: counts of a window that a changed definition or clock left in
+    /// the future are taken over once, not again in each window to come.
+    #[inline(always)]
+    fn take_over<S: State>(&self, state: &mut S, now: Now) {
+        let view = self.view(state, now);
+        self.store(state, &view);
+    }
     /// Whether `cost` fits.
     fn admits<S: State>(&self, state: &S, view: &Self::View, cost: u64) -> bool;
     /// Takes `cost`, whether it fits or not.

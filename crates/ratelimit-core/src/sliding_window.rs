@@ -3,7 +3,7 @@
 //! The estimate `prev * (1 - elapsed / period) + current` is Cloudflare's ("Counting things, a lot of different things", 2017);
 //! here both sides are multiplied by the period, so nothing is rounded.
 
-use crate::count::{booking_mark, counted, split};
+use crate::count::{booking_mark, counted, is_marked, split};
 use crate::meter::Meter;
 use crate::receipt::Receipt;
 use crate::state::State;
@@ -25,7 +25,15 @@ impl SlidingWindow {
         SlidingWindow { quota, period, mark }
     }
 
+    /// When the window around a moment ends.
+    #[cold]
+    #[inline(never)]
+    fn end_around(&self, at: Micros) -> Micros {
+        self.start(at).0.saturating_add(self.period)
+    }
+
     /// When the window around a moment began, and how long ago that was.
+    #[inline(always)]
     fn start(&self, at: Micros) -> (Micros, Micros) {
         let elapsed = at.rem_euclid(self.period);
         (at.saturating_sub(elapsed), elapsed)
@@ -69,8 +77,9 @@ impl Meter for SlidingWindow {
 
     fn view<S: State>(&self, state: &S, now: Now) -> Counts {
         let [ended, previous, current] = state.words();
-        let (ended, (current, mark)) = (ended.cast_signed(), split(current));
-        let ended = if mark == 0 { ended } else { self.start(ended).0.saturating_add(self.period) };
+        let ended = ended.cast_signed();
+        let ended = if is_marked(current) { self.end_around(ended) } else { ended };
+        let (current, _) = split(current);
         let (start, elapsed) = self.start(now.steady);
         let (previous, current) = if ended > start {
             // Another end than that of the current window comes from another definition: what was taken counts here.
@@ -84,13 +93,14 @@ impl Meter for SlidingWindow {
     }
 
     fn is_ahead<S: State>(&self, state: &S, now: Now) -> bool {
-        state.words()[0].cast_signed().saturating_sub(self.period) > now.steady
+        let [ended, _, current] = state.words();
+        ended.cast_signed().saturating_sub(self.period) > now.steady || is_marked(current)
     }
 
     #[inline(always)]
     fn ahead<S: State>(&self, state: &S, now: Now) -> Micros {
         let [at, _, current] = state.words();
-        if split(current).1 != self.mark {
+        if !is_marked(current) || split(current).1 != self.mark {
             return 0;
         }
         at.cast_signed().saturating_sub(now.steady).max(0)

@@ -133,7 +133,8 @@ impl TokenBucket {
     }
 
     /// What is missing at `now` by an arrival time under another mark.
-    #[inline(always)]
+    #[cold]
+    #[inline(never)]
     fn used_under(&self, mark: u64, tat: i128, now: i128) -> i128 {
         if mark == 0 {
             0
@@ -211,6 +212,15 @@ impl Meter for TokenBucket {
     fn set_booked<S: State>(&self, state: &mut S, _: Now) {
         let [low, high, mark] = state.words();
         state.set_words([low, high, mark | BOOKED]);
+    }
+
+    #[inline(always)]
+    fn take_over<S: State>(&self, state: &mut S, now: Now) {
+        // Its own time stays what it is.
+        if state.words()[2] & !BOOKED != self.mark {
+            let view = self.view(state, now);
+            self.store(state, &view);
+        }
     }
 
     fn booked(&self, receipt: Receipt, fresh: Micros) -> Receipt {
@@ -398,8 +408,8 @@ impl Meter for IntervalBucket {
     }
 
     fn is_ahead<S: State>(&self, state: &S, now: Now) -> bool {
-        let [used, since, _] = state.words();
-        used > 0 && since.cast_signed() > now.steady
+        let [used, since, mark] = state.words();
+        since.cast_signed() > now.steady && (used > 0 || mark & BOOKED_PERIOD != 0)
     }
 
     #[inline(always)]

@@ -10,6 +10,7 @@ use crate::decide::{decide, take_at_most, Limit, Operation};
 use crate::decision::Decision;
 use crate::receipt::Receipt;
 use crate::rule::Rule;
+use crate::state::State;
 use crate::time::{Micros, Now, SECOND};
 
 /// A cost asked of one rule for one key.
@@ -72,9 +73,9 @@ impl<'t, H: Host> Table<'t, H> {
             let mut state = KeyState::new(self, key, rule, now);
             let found = state.lock();
             let mut limit = Limit::new(rule, &mut state, cost);
-            let now = if limit.is_ahead(now) { self.host.now() } else { now };
+            let Some(now) = self.unbooked(&limit, now) else { return Ok(limit.refuse_behind(now)) };
             // An untouched key is only looked at: what it refuses needs no cell.
-            let taken = limit.try_take(now);
+            let taken = limit.try_take_unbooked(now);
             if found || !taken || cost == 0 {
                 return Ok(taken);
             }
@@ -100,13 +101,34 @@ impl<'t, H: Host> Table<'t, H> {
         }
         state.follow(request.mark);
         let mut limit = Limit::new(rule, &mut state, cost);
-        let now = if limit.is_ahead(now) { self.host.now() } else { now };
-        let taken = limit.try_take_with_receipt(now);
+        let Some(now) = self.unbooked(&limit, now) else {
+            return Ok((limit.refuse_behind(now), None));
+        };
+        let taken = limit.try_take_unbooked_with_receipt(now);
         let receipt = limit.receipt();
         if pin && receipt.is_some() {
             state.pin();
         }
         Ok((taken, receipt))
+    }
+
+    /// The moment at which a limit is decided that is not booked further ahead.
+    #[inline(always)]
+    fn unbooked<S: State>(&self, limit: &Limit<'_, S>, now: Now) -> Option<Now> {
+        if limit.is_ahead(now) {
+            let now = self.latest(limit, now);
+            return (limit.ahead(now) == 0).then_some(now);
+        }
+        Some(now)
+    }
+
+    /// Now, or the later moment that another process read who had the locks before us.
+    pub(super) fn latest<S: State>(&self, limit: &Limit<'_, S>, now: Now) -> Now {
+        if limit.is_ahead(now) && limit.ahead(now) == 0 {
+            self.host.now()
+        } else {
+            now
+        }
     }
 
     /// Decides on all requests together, as [`decide`] does. Each key may be named once, here and below.
@@ -185,9 +207,7 @@ impl<'t, H: Host> Table<'t, H> {
         }
         loop {
             let mut limits = self.lock_all(requests, now);
-            // Another process that read the clock later may have had the locks before us.
-            let ahead = limits.iter().any(|limit| limit.is_ahead(now));
-            let now = if ahead { self.host.now() } else { now };
+            let now = limits.iter().fold(now, |now, limit| self.latest(limit, now));
             match missing(requests, &mut limits, now, mode) {
                 Missing::Nothing => {
                     if mode != Mode::Look {
