@@ -3,6 +3,7 @@
 use alloc::vec::Vec;
 
 use crate::decide::Limit;
+use crate::fixed_window;
 use crate::rule::{Rule, LOG_KIND};
 use crate::state::{log_time, log_word, MemoryState, State};
 use crate::time::{Micros, Now};
@@ -88,9 +89,10 @@ impl Stored {
             1 => token_bucket::shifted(words, by),
             // When the period began that runs.
             2 => [words[0], moved(words[1]), words[2]],
-            // When the window ends.
+            3 => fixed_window::shifted(words, by),
+            // When the window ends, or up to when it is booked.
             4 => [moved(words[0]), words[1], words[2]],
-            // A fixed window is on the wall, and a log has its times elsewhere.
+            // A log has its times elsewhere.
             _ => words,
         });
         if self.kind == LOG_KIND {
@@ -103,12 +105,25 @@ impl Stored {
         }
     }
 
-    /// What happened at `now`, which is no earlier than what happened before.
-    pub fn apply(&mut self, rule: &Rule, now: Now, event: Event) {
-        self.at = self.at.max(now.wall);
+    /// What happened at `at`, which is no earlier than what happened before. What lies behind the bookings that are there comes behind
+    /// them.
+    pub fn apply(&mut self, rule: &Rule, at: Now, event: Event) {
+        self.apply_before(rule, at, at, event);
+    }
+
+    /// The same when it is `now`: a take that lies ahead is a booking.
+    pub fn apply_before(&mut self, rule: &Rule, now: Now, at: Now, event: Event) {
+        self.at = self.at.max(at.wall);
         match event {
-            Event::Take(cost) => Limit::new(rule, &mut self.state, cost).charge(now),
-            Event::Refund(cost) => Limit::new(rule, &mut self.state, cost).refund(now),
+            Event::Take(cost) => {
+                let mut limit = Limit::new(rule, &mut self.state, cost);
+                if at.steady > now.steady {
+                    limit.book(now, at);
+                } else {
+                    limit.charge(at);
+                }
+            }
+            Event::Refund(cost) => Limit::new(rule, &mut self.state, cost).refund(at),
             Event::Reset => self.state = MemoryState::default(),
         }
     }
@@ -124,7 +139,7 @@ impl Stored {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{parse_rates, Algorithm};
+    use crate::{decide, parse_rates, reserve, Algorithm, Operation, SECOND};
 
     const NOON: Micros = 1_700_000_000_000_000;
 
@@ -159,12 +174,45 @@ mod tests {
         // Whole periods, so that windows lie alike.
         let by = 3 * 60 * crate::SECOND;
         for rule in rules() {
-            let mut early = Stored::new(&rule);
-            early.apply(&rule, Now { steady: NOON, wall: NOON }, Event::Take(5));
-            let mut late = Stored::new(&rule);
-            late.apply(&rule, Now { steady: NOON + by, wall: NOON }, Event::Take(5));
+            let [mut early, late] = [NOON, NOON + by].map(|steady| {
+                let now = Now { steady, wall: NOON };
+                let mut stored = Stored::new(&rule);
+                stored.apply(&rule, now, Event::Take(5));
+                stored.apply_before(&rule, now, now.plus(60 * SECOND), Event::Take(4));
+                stored
+            });
             early.shift(by);
             assert_eq!(early, late, "{rule:?}");
+        }
+    }
+
+    /// What was taken is written down when it is certain, in the order of the moments for which it was.
+    #[test]
+    fn takes_that_lie_ahead_are_bookings() {
+        for rule in rules() {
+            let now = Now::at(NOON);
+            let (mut stored, mut live) = (Stored::new(&rule), MemoryState::default());
+            let mut waits = Vec::new();
+            for _ in 0..20 {
+                let booking = reserve(&mut [Limit::new(&rule, &mut live, 1)], now, None);
+                waits.push(booking.wait.unwrap());
+            }
+            for wait in waits {
+                stored.apply_before(&rule, now, now.plus(wait), Event::Take(1));
+            }
+            let mut stored = Stored::decode(&rule, &stored.encode()).unwrap();
+            for _ in 0..2 {
+                let peek = |state: &mut MemoryState| {
+                    let later = [0, 60, 90, 120, 180, 300].map(|wait| now.plus(wait * SECOND));
+                    later.map(|now| {
+                        decide(&mut [Limit::new(&rule, &mut *state, 1)], now, Operation::Peek)
+                    })
+                };
+                assert_eq!(peek(&mut stored.state), peek(&mut live), "{rule:?}");
+                // What was earlier comes behind what was booked.
+                stored.apply_before(&rule, now, now, Event::Take(1));
+                Limit::new(&rule, &mut live, 1).charge(now);
+            }
         }
     }
 }
