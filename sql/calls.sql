@@ -23,6 +23,18 @@ CREATE FUNCTION rl_enforce(limiter text, key text, cost bigint DEFAULT 1)
     LANGUAGE c VOLATILE PARALLEL RESTRICTED COST 100 AS 'MODULE_PATHNAME', 'rl_enforce';
 COMMENT ON FUNCTION rl_enforce IS 'takes cost, or raises PT429';
 
+CREATE FUNCTION rl_acquire(limiter text, key text, cost bigint DEFAULT 1, timeout interval DEFAULT NULL,
+    OUT allowed boolean, OUT quota bigint, OUT remaining bigint,
+    OUT retry_after interval, OUT reset_after interval, OUT reason text)
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED COST 100 AS 'MODULE_PATHNAME', 'rl_acquire';
+COMMENT ON FUNCTION rl_acquire IS 'waits its turn and takes cost; refused at once if its turn is not before the timeout; null waits as long as the limiter says, else for ever';
+
+CREATE FUNCTION rl_reserve(limiter text, key text, cost bigint DEFAULT 1, max_wait interval DEFAULT NULL,
+    OUT reserved boolean, OUT wait interval, OUT quota bigint, OUT remaining bigint,
+    OUT retry_after interval, OUT reset_after interval, OUT reason text)
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED COST 100 AS 'MODULE_PATHNAME', 'rl_reserve';
+COMMENT ON FUNCTION rl_reserve IS 'takes cost as of its turn, and says how long the client has to wait for that; rl_refund cancels it';
+
 CREATE FUNCTION rl_take(limiter text, key text, at_most bigint)
     RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL RESTRICTED COST 100 AS 'MODULE_PATHNAME', 'rl_take';

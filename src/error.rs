@@ -148,6 +148,15 @@ impl Error {
             .hint("Use COMMIT, or a lease.")
     }
 
+    pub fn reserve_with_slots(limiter: &str) -> Self {
+        Error::new(
+            NOT_SUPPORTED,
+            format!("cannot reserve a turn of limiter \"{limiter}\", which has max_concurrent"),
+        )
+        .detail("Nobody can know when a concurrency slot will be free.")
+        .hint("Use rl_acquire, which waits for both, or a limiter without max_concurrent.")
+    }
+
     pub fn no_slots(limiter: &str) -> Self {
         Error::new(INVALID_PARAMETER, format!("limiter \"{limiter}\" has no max_concurrent"))
             .detail("Only a limiter that bounds how many may go on at once has slots.")

@@ -4,6 +4,7 @@
 //! durable limits only.
 
 mod slots;
+mod wait;
 
 use std::rc::Rc;
 
@@ -34,6 +35,8 @@ pub struct Asked<'a> {
     of: SmallVec<[Of<'a>; 4]>,
     /// Of whom a slot is asked as well.
     slots: SmallVec<[(&'a Definition, &'a [u8]); 1]>,
+    /// Whether all that is taken has to be remembered, for as long as the call may be interrupted.
+    waits: bool,
 }
 
 /// Whom a request is for: a limiter, one of its rules, and a key.
@@ -46,7 +49,7 @@ impl<'a> Asked<'a> {
         let of = limiter.rules().iter().map(|rule| (limiter, rule, key)).collect();
         let has_slots = limiter.max_concurrent().is_some() && cost > 0;
         let slots = has_slots.then_some((limiter, key)).into_iter().collect();
-        Ok(Asked { requests, of, slots })
+        Ok(Asked { requests, of, slots, waits: false })
     }
 
     /// Whether a slot is asked as well.
@@ -80,9 +83,13 @@ impl<'a> Asked<'a> {
         self.of[n].1.stake
     }
 
+    fn is_remembered(&self, n: usize) -> bool {
+        self.waits || self.stake(n) != Stake::Keep
+    }
+
     /// Whether nothing that is asked needs to be remembered.
     fn is_kept(&self) -> bool {
-        self.of.iter().all(|(_, rule, _)| rule.stake == Stake::Keep)
+        (0..self.of.len()).all(|n| !self.is_remembered(n))
     }
 
     fn durable(&self) -> impl Iterator<Item = usize> + use<> {
@@ -409,7 +416,7 @@ impl Store {
         let mut taken = Taken::new();
         let answer = loop {
             for (n, request) in asked.requests.iter_mut().enumerate() {
-                let remembered = asked.of[n].1.stake != Stake::Keep;
+                let remembered = asked.waits || asked.of[n].1.stake != Stake::Keep;
                 request.pin = takes && remembered && !transaction::pins(request.key);
             }
             let now = self.now(&asked.requests);
@@ -426,9 +433,9 @@ impl Store {
             pgrx::check_for_interrupts!();
         };
         for (n, receipt) in taken.iter().enumerate() {
-            if let (Some(receipt), Stake::Refund | Stake::Durable) = (receipt, asked.stake(n)) {
+            if let Some(receipt) = receipt.filter(|_| asked.is_remembered(n)) {
                 let new = || (asked.of[n].1.clone(), asked.digest(n));
-                transaction::record(self.header, &asked.requests[n], *receipt, new);
+                transaction::record(self.header, &asked.requests[n], receipt, new);
             }
         }
         if !took(&answer) {

@@ -8,3 +8,4 @@ mod policy;
 mod rates;
 mod simulate;
 mod slots;
+mod wait;

@@ -4,11 +4,10 @@ use pgrx::pg_sys::{self, Datum};
 use ratelimit_core::slots::{Kind, Token};
 use ratelimit_core::Micros;
 
-use crate::catalog::Definition;
+use super::wait::{deadline, span};
 use crate::datum::{self, Rows, EPOCHS};
 use crate::error::{Error, Result};
 use crate::function::{pg_function, Call};
-use crate::interval::Parts;
 use crate::shmem;
 use crate::slots::{self, Term};
 use crate::store::Store;
@@ -145,22 +144,6 @@ fn slot(call: &Call, term: Term) -> Result<Datum> {
     Ok(Datum::from(!store.is_enabled() || slots.take(term, until)?))
 }
 
-/// When a call gives up: after its own timeout, or that of its limiter.
-pub fn deadline(store: &Store, limiter: &Definition, timeout: Option<Micros>) -> Option<Micros> {
-    let now = store.header().clock.now().steady;
-    timeout.or(limiter.wait_timeout()).map(|timeout| now.saturating_add(timeout))
-}
-
-impl Call {
-    /// How long to wait at most, unless it is null.
-    pub fn timeout(&self, n: usize, name: &str) -> Result<Option<Micros>> {
-        match self.optional(n).map(span) {
-            Some(..0) => Err(Error::negative_span(name)),
-            timeout => Ok(timeout),
-        }
-    }
-}
-
 impl Call {
     /// How long a lease lasts.
     fn ttl(&self, n: usize) -> Result<Micros> {
@@ -176,7 +159,3 @@ impl Call {
     }
 }
 
-fn span(datum: Datum) -> Micros {
-    // SAFETY: SQL declares the argument as interval.
-    unsafe { Parts::read(datum) }.wait()
-}

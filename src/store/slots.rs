@@ -92,7 +92,7 @@ impl Store {
 }
 
 /// The answer where all slots are taken.
-fn no_slot(slots: &Slots<'_>, binding: usize) -> Decision {
+pub(super) fn no_slot(slots: &Slots<'_>, binding: usize) -> Decision {
     Decision {
         allowed: false,
         quota: slots.capacity().into(),

@@ -14,6 +14,8 @@ use crate::token_bucket;
 pub enum Event {
     /// So much was taken.
     Take(u64),
+    /// So much was booked, for a moment that was so long ahead.
+    Book(u64, Micros),
     /// So much was given back, not by undoing a take.
     Refund(u64),
     /// All was forgotten.
@@ -108,23 +110,13 @@ impl Stored {
     /// What happened at `at`, which is no earlier than what happened before. What lies behind the bookings that are there comes behind
     /// them.
     pub fn apply(&mut self, rule: &Rule, at: Now, event: Event) {
-        self.apply_before(rule, at, at, event);
-    }
-
-    /// The same when it is `now`: a take that lies ahead is a booking.
-    pub fn apply_before(&mut self, rule: &Rule, now: Now, at: Now, event: Event) {
         self.at = self.at.max(at.wall);
+        let state = &mut self.state;
         match event {
-            Event::Take(cost) => {
-                let mut limit = Limit::new(rule, &mut self.state, cost);
-                if at.steady > now.steady {
-                    limit.book(now, at);
-                } else {
-                    limit.charge(at);
-                }
-            }
-            Event::Refund(cost) => Limit::new(rule, &mut self.state, cost).refund(at),
-            Event::Reset => self.state = MemoryState::default(),
+            Event::Take(cost) => Limit::new(rule, state, cost).charge(at),
+            Event::Book(cost, wait) => Limit::new(rule, state, cost).book(at, at.plus(wait)),
+            Event::Refund(cost) => Limit::new(rule, state, cost).refund(at),
+            Event::Reset => *state = MemoryState::default(),
         }
     }
 
@@ -178,7 +170,7 @@ mod tests {
                 let now = Now { steady, wall: NOON };
                 let mut stored = Stored::new(&rule);
                 stored.apply(&rule, now, Event::Take(5));
-                stored.apply_before(&rule, now, now.plus(60 * SECOND), Event::Take(4));
+                stored.apply(&rule, now, Event::Book(4, 60 * SECOND));
                 stored
             });
             early.shift(by);
@@ -188,7 +180,7 @@ mod tests {
 
     /// What was taken is written down when it is certain, in the order of the moments for which it was.
     #[test]
-    fn takes_that_lie_ahead_are_bookings() {
+    fn bookings_lie_ahead() {
         for rule in rules() {
             let now = Now::at(NOON);
             let (mut stored, mut live) = (Stored::new(&rule), MemoryState::default());
@@ -198,7 +190,7 @@ mod tests {
                 waits.push(booking.wait.unwrap());
             }
             for wait in waits {
-                stored.apply_before(&rule, now, now.plus(wait), Event::Take(1));
+                stored.apply(&rule, now, Event::Book(1, wait));
             }
             let mut stored = Stored::decode(&rule, &stored.encode()).unwrap();
             for _ in 0..2 {
@@ -210,7 +202,7 @@ mod tests {
                 };
                 assert_eq!(peek(&mut stored.state), peek(&mut live), "{rule:?}");
                 // What was earlier comes behind what was booked.
-                stored.apply_before(&rule, now, now, Event::Take(1));
+                stored.apply(&rule, now, Event::Take(1));
                 Limit::new(&rule, &mut live, 1).charge(now);
             }
         }
