@@ -164,4 +164,3 @@ impl Call {
         Ok(unsafe { *self.required(n, name)?.cast_mut_ptr::<Token>() })
     }
 }
-
