@@ -1,4 +1,4 @@
-//! Locks on keys, for sessions that share no memory.
+//! Locks on keys, for sessions that share no memory, and for who resets a key.
 //!
 //! Keys share a fixed number of locks: PostgreSQL's lock table has room for a few thousand and is everybody's, and a transaction may use
 //! any number of keys. So transactions may wait for each other that use different keys. Whoever locks several keys at once does so in the
@@ -59,6 +59,12 @@ pub fn try_lock(digest: Id) -> bool {
 /// Takes one [`lock`] back.
 pub fn unlock(digest: Id) {
     release(of(digest), pg_sys::ExclusiveLock);
+}
+
+/// Waits until nobody has locked the key.
+pub fn wait_for(digest: Id) {
+    acquire(of(digest), pg_sys::ShareLock, true);
+    release(of(digest), pg_sys::ShareLock);
 }
 
 /// Makes this transaction the only one that keeps house in the database, if there is none; says whether it is.

@@ -98,6 +98,7 @@ impl<'t, H: Host> Table<'t, H> {
             return Ok((decision.allowed, taken.first().copied().flatten()));
         }
         state.follow(request.mark);
+        let now = self.after_resets(durable, now);
         let mut limit = Limit::new(rule, &mut state, cost);
         let now = if limit.is_ahead(now) { self.host.now() } else { now };
         let taken = limit.try_take_with_receipt(now);
@@ -168,6 +169,7 @@ impl<'t, H: Host> Table<'t, H> {
         }
         loop {
             let mut limits = self.lock_all(requests, now);
+            let now = self.after_resets(requests.iter().any(|request| request.durable), now);
             // Another process that read the clock later may have had the locks before us.
             let ahead = limits.iter().any(|limit| limit.is_ahead(now));
             let now = if ahead { self.host.now() } else { now };
@@ -199,6 +201,17 @@ impl<'t, H: Host> Table<'t, H> {
                     self.assign(&wanted, now.steady)?;
                 }
             }
+        }
+    }
+
+    /// The moment to decide at, with the cells locked. The tables order what happened by its time: who read the clock before a reset and
+    /// has its turn after it must not seem to come before.
+    #[inline(always)]
+    fn after_resets(&self, durable: bool, now: Now) -> Now {
+        if durable && now.steady <= self.host.last_reset() {
+            self.host.now()
+        } else {
+            now
         }
     }
 
