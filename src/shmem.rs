@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use pgrx::pg_sys;
 use ratelimit_core::table::{Cell, Host, Shape, Table};
-use ratelimit_core::{Now, Secret};
+use ratelimit_core::{Micros, Now, Secret};
 use ratelimit_saved::Head;
 
 use crate::clock::Clock;
@@ -211,6 +211,10 @@ impl Host for Server {
 
     fn now(&self) -> Now {
         self.clock.read()
+    }
+
+    fn last_reset(&self) -> Micros {
+        self.clock.last_reset()
     }
 
     fn interrupts(&self) {

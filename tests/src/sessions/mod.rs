@@ -21,6 +21,7 @@ mod parallel;
 mod purging;
 mod random;
 mod read_only;
+mod resets;
 mod rollback;
 mod ruin;
 mod saved;
@@ -60,6 +61,7 @@ pub fn tests() -> Vec<FileTest> {
         parallel::TESTS,
         purging::TESTS,
         read_only::TESTS,
+        resets::TESTS,
         ruin::TESTS,
         saved::TESTS,
         settings::TESTS,
