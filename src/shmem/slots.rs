@@ -111,6 +111,15 @@ impl Header {
         }
     }
 
+    /// Drops the leases that have expired, of all keys.
+    pub fn sweep_slots(&self) {
+        let now = self.clock.read().steady;
+        let mut from = Some(0);
+        while let Some(start) = from {
+            from = self.with_slots(|slots| slots.sweep(start, STEPS, now));
+        }
+    }
+
     /// How many slots the server can hold.
     pub fn max_slots(&self) -> usize {
         self.slots.holders

@@ -7,7 +7,7 @@ use postgres::Client;
 use ratelimit_saved::{read, Entry};
 use testbed::{Server, Stop};
 
-use super::ask::Ask;
+use super::ask::{ensure_code, eventually, Ask};
 use super::Test;
 use crate::bed::{Bed, Database};
 
@@ -15,6 +15,8 @@ pub const TESTS: &[Test] = &[
     ("leases_survive_a_restart_to_the_microsecond", survive_a_restart),
     ("leases_go_back_to_the_last_save_in_a_crash", go_back_to_the_last_save),
     ("leases_that_find_no_room_are_a_line_in_the_log", find_no_room),
+    ("expired_leases_are_swept", expired_leases_are_swept),
+    ("expired_leases_make_room_for_other_keys", expired_leases_make_room),
 ];
 
 const NAME: &str = "leases";
@@ -138,5 +140,35 @@ fn find_no_room(bed: &Bed) -> Result<()> {
     let released = "SELECT count(*) FROM rl_slots WHERE rl_release_lease(token)";
     ensure!(session.ask::<i64>(released)? == 15);
     ensure!(held(&mut session)? == "nobody");
+    Ok(())
+}
+
+fn expired_leases_are_swept(bed: &Bed) -> Result<()> {
+    let server = start(bed, &[("ratelimit.max_slots", "2")])?;
+    let mut session = connect(&server)?;
+    token(&mut session, "a", "1 ms")?;
+    token(&mut session, "b", "1 day")?;
+    session.batch_execute("SELECT pg_sleep(0.01), rl_purge()")?;
+    // Nobody swept for this one: there was room.
+    token(&mut session, "c", "1 day")?;
+    ensure_code(&session.refused("SELECT rl_try_lease('export', 'd', '1 day')")?, "53400")
+}
+
+fn expired_leases_make_room(bed: &Bed) -> Result<()> {
+    let server = start(bed, &[("ratelimit.max_slots", "1")])?;
+    let mut session = connect(&server)?;
+    for take in ["rl_try_slot('export', 'b')", "rl_slot('export', 'c')", "rl_check('export', 'd')"]
+    {
+        token(&mut session, "a", "1 ms")?;
+        eventually("the lease of another key makes room", || {
+            Ok(session.batch_execute(&format!("SELECT {take}")).is_ok())
+        })?;
+    }
+    token(&mut session, "a", "1 day")?;
+    for take in
+        ["rl_try_slot('export', 'b')", "rl_slot('export', 'c')", "rl_lease('export', 'd', '1 s')"]
+    {
+        ensure_code(&session.refused(&format!("SELECT {take}"))?, "53400")?;
+    }
     Ok(())
 }
