@@ -8,7 +8,7 @@
 mod dynamic;
 mod slots;
 
-pub use slots::process;
+pub use slots::{process, STEPS};
 
 use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -289,7 +289,7 @@ unsafe extern "C-unwind" fn startup() {
         let slots = pg_sys::ShmemInitStruct(c"ratelimit slots".as_ptr(), slots_size, &mut found);
         slots::SLOTS.store(slots.cast(), Ordering::Relaxed);
         if !found {
-            slots.cast::<u8>().write_bytes(0, slots_size);
+            slots::clear();
             begin(header);
         }
         pg_sys::LWLockRelease(lock);
@@ -308,6 +308,7 @@ unsafe fn begin(header: *mut Header) {
         if let Some(saved) = saved {
             if !saved.load(&*header) {
                 header.add(1).cast::<Cell>().write_bytes(0, (*header).shape.cells());
+                slots::clear();
                 initialise(header, shape(), None);
             }
         }

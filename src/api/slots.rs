@@ -112,7 +112,7 @@ pg_function! {
             };
             rows.push(&[
                 Some(datum::uuid(held.limiter)),
-                Some(datum::text(held.key())),
+                Some(datum::text(held.key.as_bytes())),
                 Some(datum::text(kind.as_bytes())),
                 (held.kind != Kind::Lease).then(|| Datum::from(held.pid)),
                 held.token.map(datum::uuid),

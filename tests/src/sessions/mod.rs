@@ -15,6 +15,7 @@ mod flood;
 mod folding;
 mod histories;
 mod kinds;
+mod leases;
 mod lifecycle;
 mod oracle;
 mod parallel;
@@ -57,6 +58,7 @@ pub fn tests() -> Vec<FileTest> {
         flood::TESTS,
         folding::TESTS,
         histories::TESTS,
+        leases::TESTS,
         lifecycle::TESTS,
         parallel::TESTS,
         purging::TESTS,
