@@ -31,12 +31,14 @@ mod holder;
 mod lease;
 mod list;
 mod memory;
+mod numbers;
 mod queue;
 mod semaphore;
 
 pub use holder::{Claim, Holder, Holding, Kind, Terms, Token, MAX_TEXT};
 pub use lease::lease_token;
 pub use memory::{Head, Memory, OwnedMemory, Shape};
+pub use numbers::free_number;
 pub use queue::{Outcome, Waiter};
 pub use semaphore::{Bucket, Semaphore};
 
