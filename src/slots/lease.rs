@@ -21,6 +21,9 @@ impl Slots<'_> {
         if !config::enabled() {
             return Ok(Some(lease_token(random, u32::MAX)));
         }
+        if !self.is_shared() {
+            return Err(Error::not_preloaded());
+        }
         let (now, claim) = (self.now(), self.claim(Terms::Lease { random, ttl }));
         match self.header.with_slots(|slots| slots.try_take(self.key, self.capacity, now, &claim)) {
             Ok(number) => Ok(Some(lease_token(random, number))),
@@ -34,6 +37,9 @@ impl Slots<'_> {
         let random = random()?;
         if !config::enabled() {
             return Ok(Some(lease_token(random, u32::MAX)));
+        }
+        if !self.is_shared() {
+            return Err(Error::not_preloaded());
         }
         let number = self.wait(Terms::Lease { random, ttl }, until)?;
         Ok(number.map(|number| lease_token(random, number)))

@@ -29,6 +29,7 @@ mod settings;
 mod standby;
 mod transactions;
 mod unloaded;
+mod unloaded_slots;
 mod worker;
 
 use anyhow::Result;
@@ -65,6 +66,7 @@ pub fn tests() -> Vec<FileTest> {
         standby::TESTS,
         transactions::TESTS,
         unloaded::TESTS,
+        unloaded_slots::TESTS,
         worker::TESTS,
     ];
     let named = lists
