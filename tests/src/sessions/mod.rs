@@ -30,6 +30,7 @@ mod standby;
 mod transactions;
 mod unloaded;
 mod unloaded_slots;
+mod waiting;
 mod worker;
 
 use anyhow::Result;
@@ -67,6 +68,7 @@ pub fn tests() -> Vec<FileTest> {
         transactions::TESTS,
         unloaded::TESTS,
         unloaded_slots::TESTS,
+        waiting::TESTS,
         worker::TESTS,
     ];
     let named = lists
@@ -79,6 +81,8 @@ pub fn tests() -> Vec<FileTest> {
         rollback::tests(),
         savepoints::tests(),
         transactions::tests(),
+        waiting::interruptions(),
+        waiting::tests(),
     ];
     named.chain(made.into_iter().flatten()).collect()
 }
