@@ -68,14 +68,18 @@ impl Slots<'_> {
 
     /// Somebody has changed definitions: perhaps there are more slots now, or the limiter is gone.
     fn follow_definition(&self) -> Result<()> {
+        let capacity = self.current_capacity()?;
+        self.header.with_slots(|slots| slots.set_capacity(self.key, capacity));
+        Ok(())
+    }
+
+    /// How many slots there are by now; an error if the limiter is gone.
+    pub(super) fn current_capacity(&self) -> Result<u32> {
         let name = self.limiter.bytes();
         let limiter = catalog::limiter(self.header, name, self.function)?;
         if limiter.id() != self.limiter.id() {
             return Err(Error::unknown_limiter(name));
         }
-        let capacity =
-            limiter.max_concurrent().ok_or_else(|| Error::no_slots(&self.limiter.name))?;
-        self.header.with_slots(|slots| slots.set_capacity(self.key, capacity));
-        Ok(())
+        limiter.max_concurrent().ok_or_else(|| Error::no_slots(&self.limiter.name))
     }
 }

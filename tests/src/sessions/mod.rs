@@ -31,6 +31,7 @@ mod settings;
 mod standby;
 mod transactions;
 mod unloaded;
+mod unloaded_slots;
 mod waiting;
 mod worker;
 
@@ -70,6 +71,7 @@ pub fn tests() -> Vec<FileTest> {
         standby::TESTS,
         transactions::TESTS,
         unloaded::TESTS,
+        unloaded_slots::TESTS,
         waiting::TESTS,
         worker::TESTS,
     ];
