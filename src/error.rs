@@ -106,6 +106,12 @@ impl Error {
             .hint("Use a limiter with storage \"memory\", which also works in read-only transactions and on standbys.")
     }
 
+    pub fn read_only_lease() -> Self {
+        Error::new(READ_ONLY, "cannot change a lease of a durable limiter in a read-only transaction")
+            .detail("Leases of limiters with storage \"durable\" are written to tables.")
+            .hint("Use a limiter with storage \"memory\", which also works in read-only transactions and on standbys.")
+    }
+
     /// What was to be given back or forgotten has no place in memory.
     pub fn full() -> Self {
         Error::new(INSUFFICIENT_RESOURCES, "shared memory of ratelimit is full")
@@ -155,6 +161,12 @@ impl Error {
         )
         .detail("Nobody can know when a concurrency slot will be free.")
         .hint("Use rl_acquire, which waits for both, or a limiter without max_concurrent.")
+    }
+
+    pub fn prepare_with_leases() -> Self {
+        Error::new(NOT_SUPPORTED, "cannot PREPARE a transaction that changed leases of a durable limiter")
+            .detail("What it did could not be undone if the transaction were rolled back in another session.")
+            .hint("Use COMMIT, or a limiter with storage \"memory\".")
     }
 
     pub fn no_slots(limiter: &str) -> Self {

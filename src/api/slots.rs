@@ -1,11 +1,12 @@
 //! Concurrency slots, as `sql/slots.sql` declares them.
 
-use pgrx::pg_sys::{self, Datum};
+use pgrx::pg_sys::Datum;
 use ratelimit_core::slots::{Kind, Token};
 use ratelimit_core::Micros;
 
 use super::wait::{deadline, span};
-use crate::datum::{self, Rows, EPOCHS};
+use crate::datum::{self, Rows};
+use crate::durable;
 use crate::error::{Error, Result};
 use crate::function::{pg_function, Call};
 use crate::shmem;
@@ -78,7 +79,7 @@ pg_function! {
         let (token, ttl) = (call.uuid(0, "token")?, call.ttl(1)?);
         let store = Store::new(call)?;
         store.check_shared()?;
-        Ok(Datum::from(slots::renew(store.header(), token, ttl)))
+        Ok(Datum::from(slots::renew(store.header(), call.function(), token, ttl)?))
     }
 }
 
@@ -88,7 +89,7 @@ pg_function! {
         let token = call.uuid(0, "token")?;
         let store = Store::new(call)?;
         store.check_shared()?;
-        Ok(Datum::from(slots::release(store.header(), token)))
+        Ok(Datum::from(slots::release(store.header(), call.function(), token)?))
     }
 }
 
@@ -99,14 +100,10 @@ pg_function! {
         let Some(header) = shmem::get()? else {
             return Ok(Datum::null());
         };
-        // SAFETY: a plain variable, set when the process connected to its database.
-        let database = unsafe { pg_sys::MyDatabaseId }.to_u32();
+        durable::load_known_leases(header, call.function())?;
         let clock = header.clock.now();
-        let time = |steady: i64| match steady {
-            Micros::MAX => Datum::from(INFINITY),
-            _ => Datum::from(clock.wall + (steady - clock.steady) - EPOCHS),
-        };
-        for held in slots::all(header, database) {
+        let time = |steady| datum::time(steady, clock);
+        for held in slots::all(header) {
             let kind = match held.kind {
                 Kind::Transaction => "transaction",
                 Kind::Session => "session",
@@ -125,9 +122,6 @@ pg_function! {
         Ok(Datum::null())
     }
 }
-
-/// `infinity` as a timestamp: for a lease that lasts longer than there is time.
-const INFINITY: i64 = i64::MAX;
 
 /// A token, or null.
 fn token(call: &Call, token: Option<Token>) -> Result<Datum> {

@@ -77,14 +77,7 @@ impl Definition {
         let specs: Vec<_> = rules.iter().map(|rule| rule.spec).collect();
         let last = row.rules.last().map_or(1, |rule| rule.position);
         check_together(&specs).map_err(|error| Error::rule(&row.name, last, error))?;
-        let identity: [&[u8]; 4] = [
-            // SAFETY: a plain variable, set when the process connected to its database.
-            &unsafe { pg_sys::MyDatabaseId }.to_u32().to_le_bytes(),
-            &tables.limiters.to_u32().to_le_bytes(),
-            &row.id,
-            row.storage.as_bytes(),
-        ];
-        let hasher = KeyHasher::new(secret, &identity);
+        let hasher = hasher(secret, tables, &row.id, &row.storage);
         // The id is random and known to nobody outside, as a secret should be.
         let digest = KeyHasher::new(&row.id, &[]);
         Ok(Definition {
@@ -184,6 +177,20 @@ impl Definition {
         self.digest.key(key)
     }
 
+    /// The key as slots in shared memory know it. Of a durable limiter it is found again by its digest, which is all that a table
+    /// keeps.
+    pub fn slot_key(&self, key: &[u8]) -> Key {
+        match self.stake {
+            Stake::Durable => self.hasher.key(&self.slot_digest(key)),
+            Stake::Keep | Stake::Refund => self.hasher.key(key),
+        }
+    }
+
+    /// How the tables know whose slots they are.
+    pub fn slot_digest(&self, key: &[u8]) -> Id {
+        digest_of(self.durable_key(key))
+    }
+
     /// Marks the limiter's keys in the table.
     pub fn tag(&self) -> u32 {
         self.hasher.tag()
@@ -247,6 +254,18 @@ impl Definition {
             (capacity, fills.div_ceil(SECOND as u128).try_into().unwrap_or(Micros::MAX))
         })
     }
+}
+
+/// How shared memory knows the keys of a limiter.
+pub fn hasher(secret: &Secret, tables: &Tables, id: &Id, storage: &str) -> KeyHasher {
+    let identity: [&[u8]; 4] = [
+        // SAFETY: a plain variable, set when the process connected to its database.
+        &unsafe { pg_sys::MyDatabaseId }.to_u32().to_le_bytes(),
+        &tables.limiters.to_u32().to_le_bytes(),
+        id,
+        storage.as_bytes(),
+    ];
+    KeyHasher::new(secret, &identity)
 }
 
 /// A key as a uuid.

@@ -10,6 +10,7 @@ mod definitions;
 mod documents;
 mod dump;
 mod durability;
+mod durable_leases;
 mod encodings;
 mod flood;
 mod folding;
@@ -55,6 +56,7 @@ pub fn tests() -> Vec<FileTest> {
         definitions::TESTS,
         dump::TESTS,
         durability::TESTS,
+        durable_leases::TESTS,
         encodings::TESTS,
         flood::TESTS,
         folding::TESTS,
