@@ -8,7 +8,7 @@
 mod dynamic;
 mod slots;
 
-pub use slots::process;
+pub use slots::{process, process_of};
 
 use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;

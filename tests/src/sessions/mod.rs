@@ -6,6 +6,7 @@ mod contention;
 mod copies;
 mod crash;
 mod crowd;
+mod deadlocks;
 mod definitions;
 mod documents;
 mod dump;
@@ -50,6 +51,7 @@ pub fn tests() -> Vec<FileTest> {
         contention::TESTS,
         copies::TESTS,
         crash::TESTS,
+        deadlocks::TESTS,
         definitions::TESTS,
         dump::TESTS,
         durability::TESTS,

@@ -27,6 +27,7 @@
 //! assert_eq!(woken, [8]);
 //! ```
 
+mod deadlock;
 mod holder;
 mod lease;
 mod list;
@@ -35,6 +36,7 @@ mod numbers;
 mod queue;
 mod semaphore;
 
+pub use deadlock::{Wait, Waits, Wanted};
 pub use holder::{Claim, Holder, Holding, Kind, Terms, Token, MAX_TEXT};
 pub use lease::lease_token;
 pub use memory::{Head, Memory, OwnedMemory, Shape};
