@@ -78,10 +78,29 @@ impl<'a> Slots<'a> {
         if !self.is_shared() {
             return self.try_lock(term, self.capacity);
         }
-        let (now, claim) = (self.now(), self.claim(terms(term)));
-        match self.header.with_slots(|slots| slots.try_take(self.key, self.capacity, now, &claim)) {
-            Ok(number) => self.keep(number, term),
-            Err(Refused::Taken) => Ok(false),
+        match self.try_claim(terms(term))? {
+            Some(number) => self.keep(number, term),
+            None => Ok(false),
+        }
+    }
+
+    /// The number of a slot, if that needs no waiting. Where the server can hold no more, others' leases may have expired.
+    fn try_claim(&self, terms: Terms) -> Result<Option<u32>> {
+        let claim = self.claim(terms);
+        let take = || {
+            let now = self.now();
+            self.header.with_slots(|slots| slots.try_take(self.key, self.capacity, now, &claim))
+        };
+        let taken = take().or_else(|refused| {
+            if refused == Refused::Ceiling {
+                self.header.sweep_slots();
+                return take();
+            }
+            Err(refused)
+        });
+        match taken {
+            Ok(number) => Ok(Some(number)),
+            Err(Refused::Taken) => Ok(None),
             Err(Refused::Ceiling) => Err(self.ceiling()),
         }
     }

@@ -14,6 +14,21 @@ impl Slots<'_> {
     /// The number of the slot that this process gets when it is its turn; None when that is not before `until`. Whatever else ends
     /// the wait takes the process out of the queue: see `hold.rs`.
     pub(super) fn wait(&self, terms: Terms, until: Option<Micros>) -> Result<Option<u32>> {
+        let mut outcome = self.queue(terms, until)?;
+        if outcome == Outcome::Ceiling {
+            // Others' leases may have expired.
+            self.header.sweep_slots();
+            outcome = self.queue(terms, until)?;
+        }
+        match outcome {
+            Outcome::Granted(number) => Ok(Some(number)),
+            Outcome::Waiting => Ok(None),
+            Outcome::Ceiling => Err(self.ceiling()),
+        }
+    }
+
+    /// How waiting in the queue ends: [`Outcome::Waiting`] is that it took too long.
+    fn queue(&self, terms: Terms, until: Option<Micros>) -> Result<Outcome> {
         let (header, process, claim) = (self.header, shmem::process(), self.claim(terms));
         let mut known = header.definition_changes();
         hold::wait(header);
@@ -54,11 +69,7 @@ impl Slots<'_> {
             }
         }
         hold::waited();
-        match outcome {
-            Outcome::Granted(number) => Ok(Some(number)),
-            Outcome::Waiting => Ok(None),
-            Outcome::Ceiling => Err(self.ceiling()),
-        }
+        Ok(outcome)
     }
 
     /// The slot that a process waits for.

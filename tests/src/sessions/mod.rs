@@ -16,12 +16,14 @@ mod flood;
 mod folding;
 mod histories;
 mod kinds;
+mod leases;
 mod lifecycle;
 mod oracle;
 mod parallel;
 mod purging;
 mod random;
 mod read_only;
+mod resets;
 mod rollback;
 mod ruin;
 mod saved;
@@ -59,10 +61,12 @@ pub fn tests() -> Vec<FileTest> {
         flood::TESTS,
         folding::TESTS,
         histories::TESTS,
+        leases::TESTS,
         lifecycle::TESTS,
         parallel::TESTS,
         purging::TESTS,
         read_only::TESTS,
+        resets::TESTS,
         ruin::TESTS,
         saved::TESTS,
         settings::TESTS,
