@@ -8,9 +8,9 @@ use crate::compat;
 /// Tells slots from advisory locks of applications, whose last field is 1 or 2, and from our own locks on keys.
 const SLOTS: u16 = 0x524d;
 /// The mark of a session that waits for a slot of a key, where no memory is shared.
-const WAITERS: u16 = 0x524e;
+const WAITERS: u16 = 0x524f;
 /// One process at a time looks for deadlocks.
-const DETECTOR: u16 = 0x524f;
+const DETECTOR: u16 = 0x5250;
 
 /// The lock of one slot of a key, which no other slot has at the same time.
 pub fn tag(key: Key, number: u32) -> LOCKTAG {
