@@ -7,6 +7,7 @@
 //! Where no memory is shared (before PostgreSQL 17, without preload) the locks decide: see `bare.rs`.
 
 mod bare;
+mod deadlock;
 mod hold;
 mod lease;
 mod lock;

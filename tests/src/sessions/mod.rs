@@ -6,6 +6,7 @@ mod contention;
 mod copies;
 mod crash;
 mod crowd;
+mod deadlocks;
 mod definitions;
 mod documents;
 mod dump;
@@ -52,6 +53,7 @@ pub fn tests() -> Vec<FileTest> {
         contention::TESTS,
         copies::TESTS,
         crash::TESTS,
+        deadlocks::TESTS,
         definitions::TESTS,
         dump::TESTS,
         durability::TESTS,
