@@ -20,6 +20,7 @@ mod lifecycle;
 mod oracle;
 mod parallel;
 mod purging;
+mod queue;
 mod random;
 mod read_only;
 mod resets;
@@ -28,6 +29,7 @@ mod ruin;
 mod saved;
 mod savepoints;
 mod settings;
+mod slots_queue;
 mod standby;
 mod transactions;
 mod unloaded;
@@ -67,6 +69,7 @@ pub fn tests() -> Vec<FileTest> {
         ruin::TESTS,
         saved::TESTS,
         settings::TESTS,
+        slots_queue::TESTS,
         standby::TESTS,
         transactions::TESTS,
         unloaded::TESTS,
@@ -82,6 +85,7 @@ pub fn tests() -> Vec<FileTest> {
         documents::tests(),
         rollback::tests(),
         savepoints::tests(),
+        slots_queue::tests(),
         transactions::tests(),
         waiting::interruptions(),
         waiting::tests(),
