@@ -29,6 +29,8 @@ mod ruin;
 mod saved;
 mod savepoints;
 mod settings;
+mod slots_crowd;
+mod slots_interrupted;
 mod slots_queue;
 mod standby;
 mod transactions;
@@ -69,6 +71,8 @@ pub fn tests() -> Vec<FileTest> {
         ruin::TESTS,
         saved::TESTS,
         settings::TESTS,
+        slots_crowd::TESTS,
+        slots_interrupted::TESTS,
         slots_queue::TESTS,
         standby::TESTS,
         transactions::TESTS,
@@ -85,6 +89,7 @@ pub fn tests() -> Vec<FileTest> {
         documents::tests(),
         rollback::tests(),
         savepoints::tests(),
+        slots_interrupted::tests(),
         slots_queue::tests(),
         transactions::tests(),
         waiting::interruptions(),
