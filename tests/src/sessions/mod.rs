@@ -21,6 +21,7 @@ mod lifecycle;
 mod oracle;
 mod parallel;
 mod purging;
+mod queue;
 mod random;
 mod read_only;
 mod resets;
@@ -29,6 +30,9 @@ mod ruin;
 mod saved;
 mod savepoints;
 mod settings;
+mod slots_crowd;
+mod slots_interrupted;
+mod slots_queue;
 mod standby;
 mod transactions;
 mod unloaded;
@@ -70,6 +74,9 @@ pub fn tests() -> Vec<FileTest> {
         ruin::TESTS,
         saved::TESTS,
         settings::TESTS,
+        slots_crowd::TESTS,
+        slots_interrupted::TESTS,
+        slots_queue::TESTS,
         standby::TESTS,
         transactions::TESTS,
         unloaded::TESTS,
@@ -86,6 +93,8 @@ pub fn tests() -> Vec<FileTest> {
         documents::tests(),
         rollback::tests(),
         savepoints::tests(),
+        slots_interrupted::tests(),
+        slots_queue::tests(),
         transactions::tests(),
         waiting::interruptions(),
         waiting::tests(),
