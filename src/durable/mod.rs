@@ -22,6 +22,7 @@ pub use leases::{
 };
 pub use load::load;
 pub use lock::{lock, lock_token, try_lock_token, unlock, unlock_token};
+pub use tables::Scratch;
 pub use turn::{enter, has_chosen, leave, Turns};
 pub use write::{entries, write};
 

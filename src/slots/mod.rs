@@ -8,6 +8,7 @@
 
 mod bare;
 mod changes;
+mod deadlock;
 mod hold;
 mod lease;
 mod lock;

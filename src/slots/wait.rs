@@ -1,8 +1,9 @@
 //! Waiting for a slot: asleep in a queue, until it is handed over.
 
-use ratelimit_core::slots::{Outcome, Terms};
+use ratelimit_core::slots::{Outcome, Terms, Wait, Wanted};
 use ratelimit_core::Micros;
 
+use super::deadlock::Detector;
 use super::{hold, Slots};
 use crate::catalog;
 use crate::error::{Error, Result};
@@ -32,11 +33,13 @@ impl Slots<'_> {
         let mut known = header.definition_changes();
         hold::wait(header);
         let now = self.now();
+        let mut detector = Detector::new(now);
         let mut outcome =
             header.with_slots(|slots| slots.enqueue(self.key, self.capacity, now, &claim));
         while outcome == Outcome::Waiting {
             let look = header.with_slots(|slots| slots.next_look(process));
-            sleep(&header.clock, until.into_iter().chain(look).min(), Event::Slot);
+            let next = until.into_iter().chain(look).fold(detector.due(), Micros::min);
+            sleep(&header.clock, Some(next), Event::Slot);
             let changes = header.definition_changes();
             if known != changes {
                 known = changes;
@@ -61,9 +64,25 @@ impl Slots<'_> {
             if over && outcome == Outcome::Waiting {
                 break;
             }
+            if outcome == Outcome::Waiting {
+                detector.look(now, || |pid| self.wait_of(pid), hold::leave_queue)?;
+            }
         }
         hold::waited();
         Ok(outcome)
+    }
+
+    /// The slot that a process waits for.
+    fn wait_of(&self, pid: i32) -> Option<Wait> {
+        let process = shmem::process_of(pid)?;
+        // Under the lock there is nothing to allocate.
+        let mut blockers = Vec::with_capacity(self.header.max_slots());
+        let since = self.header.with_slots(|slots| {
+            let (since, holders) = slots.awaited(process)?;
+            blockers.extend(holders.take(blockers.capacity()));
+            Some(since)
+        })?;
+        Some(Wait { wanted: Wanted::Slot, blockers, since })
     }
 
     /// Somebody has changed definitions: perhaps there are more slots now, or the limiter is gone.

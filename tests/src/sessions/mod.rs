@@ -6,6 +6,7 @@ mod contention;
 mod copies;
 mod crash;
 mod crowd;
+mod deadlocks;
 mod definitions;
 mod documents;
 mod dump;
@@ -21,6 +22,7 @@ mod lifecycle;
 mod oracle;
 mod parallel;
 mod purging;
+mod queue;
 mod random;
 mod read_only;
 mod resets;
@@ -29,6 +31,9 @@ mod ruin;
 mod saved;
 mod savepoints;
 mod settings;
+mod slots_crowd;
+mod slots_interrupted;
+mod slots_queue;
 mod standby;
 mod transactions;
 mod unloaded;
@@ -53,6 +58,7 @@ pub fn tests() -> Vec<FileTest> {
         contention::TESTS,
         copies::TESTS,
         crash::TESTS,
+        deadlocks::TESTS,
         definitions::TESTS,
         dump::TESTS,
         durability::TESTS,
@@ -70,6 +76,9 @@ pub fn tests() -> Vec<FileTest> {
         ruin::TESTS,
         saved::TESTS,
         settings::TESTS,
+        slots_crowd::TESTS,
+        slots_interrupted::TESTS,
+        slots_queue::TESTS,
         standby::TESTS,
         transactions::TESTS,
         unloaded::TESTS,
@@ -86,6 +95,8 @@ pub fn tests() -> Vec<FileTest> {
         documents::tests(),
         rollback::tests(),
         savepoints::tests(),
+        slots_interrupted::tests(),
+        slots_queue::tests(),
         transactions::tests(),
         waiting::interruptions(),
         waiting::tests(),
