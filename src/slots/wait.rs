@@ -13,11 +13,13 @@ impl Slots<'_> {
     /// The number of the slot that this process gets when it is its turn; None when that is not before `until`. Whatever else ends
     /// the wait takes the process out of the queue: see `hold.rs`.
     pub(super) fn wait(&self, terms: Terms, until: Option<Micros>) -> Result<Option<u32>> {
-        let mut outcome = self.queue(terms, until)?;
+        // How many there are may change meanwhile.
+        let mut slots = *self;
+        let mut outcome = slots.queue(terms, until)?;
         if outcome == Outcome::Ceiling {
             // Others' leases may have expired.
             self.header.sweep_slots();
-            outcome = self.queue(terms, until)?;
+            outcome = slots.queue(terms, until)?;
         }
         match outcome {
             Outcome::Granted(number) => Ok(Some(number)),
@@ -27,7 +29,7 @@ impl Slots<'_> {
     }
 
     /// How waiting in the queue ends: [`Outcome::Waiting`] is that it took too long.
-    fn queue(&self, terms: Terms, until: Option<Micros>) -> Result<Outcome> {
+    fn queue(&mut self, terms: Terms, until: Option<Micros>) -> Result<Outcome> {
         let (header, process, claim) = (self.header, shmem::process(), self.claim(terms));
         let mut known = header.definition_changes();
         hold::wait(header);
@@ -67,15 +69,15 @@ impl Slots<'_> {
     }
 
     /// Somebody has changed definitions: perhaps there are more slots now, or the limiter is gone.
-    fn follow_definition(&self) -> Result<()> {
+    fn follow_definition(&mut self) -> Result<()> {
         let name = self.limiter.bytes();
         let limiter = catalog::limiter(self.header, name, self.function)?;
         if limiter.id() != self.limiter.id() {
             return Err(Error::unknown_limiter(name));
         }
-        let capacity =
+        self.capacity =
             limiter.max_concurrent().ok_or_else(|| Error::no_slots(&self.limiter.name))?;
-        self.header.with_slots(|slots| slots.set_capacity(self.key, capacity));
+        self.header.with_slots(|slots| slots.set_capacity(self.key, self.capacity));
         Ok(())
     }
 }
