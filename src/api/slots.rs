@@ -77,6 +77,7 @@ pg_function! {
     fn rl_renew_lease(call) {
         let (token, ttl) = (call.uuid(0, "token")?, call.ttl(1)?);
         let store = Store::new(call)?;
+        store.check_shared()?;
         Ok(Datum::from(slots::renew(store.header(), token, ttl)))
     }
 }
@@ -86,6 +87,7 @@ pg_function! {
     fn rl_release_lease(call) {
         let token = call.uuid(0, "token")?;
         let store = Store::new(call)?;
+        store.check_shared()?;
         Ok(Datum::from(slots::release(store.header(), token)))
     }
 }

@@ -21,6 +21,9 @@ impl Slots<'_> {
         if !config::enabled() {
             return Ok(Some(lease_token(random, u32::MAX)));
         }
+        if !self.is_shared() {
+            return Err(Error::not_preloaded());
+        }
         let number = self.try_claim(Terms::Lease { random, ttl })?;
         Ok(number.map(|number| lease_token(random, number)))
     }
@@ -30,6 +33,9 @@ impl Slots<'_> {
         let random = random()?;
         if !config::enabled() {
             return Ok(Some(lease_token(random, u32::MAX)));
+        }
+        if !self.is_shared() {
+            return Err(Error::not_preloaded());
         }
         let number = self.wait(Terms::Lease { random, ttl }, until)?;
         Ok(number.map(|number| lease_token(random, number)))

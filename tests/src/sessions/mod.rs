@@ -6,6 +6,7 @@ mod contention;
 mod copies;
 mod crash;
 mod crowd;
+mod deadlocks;
 mod definitions;
 mod documents;
 mod dump;
@@ -36,6 +37,7 @@ mod slots_queue;
 mod standby;
 mod transactions;
 mod unloaded;
+mod unloaded_slots;
 mod waiting;
 mod worker;
 
@@ -56,6 +58,7 @@ pub fn tests() -> Vec<FileTest> {
         contention::TESTS,
         copies::TESTS,
         crash::TESTS,
+        deadlocks::TESTS,
         definitions::TESTS,
         dump::TESTS,
         durability::TESTS,
@@ -79,6 +82,7 @@ pub fn tests() -> Vec<FileTest> {
         standby::TESTS,
         transactions::TESTS,
         unloaded::TESTS,
+        unloaded_slots::TESTS,
         waiting::TESTS,
         worker::TESTS,
     ];

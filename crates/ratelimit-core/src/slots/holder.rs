@@ -115,7 +115,7 @@ pub(super) struct Details {
     pub(super) since: Micros,
     /// Of a lease that is not pending.
     pub(super) expires: Micros,
-    pid: i32,
+    pub(super) pid: i32,
     pub(super) process: u32,
     database: u32,
     kind: u8,

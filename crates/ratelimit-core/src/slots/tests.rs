@@ -300,6 +300,27 @@ fn a_sweep_drops_what_has_expired_in_steps() {
 }
 
 #[test]
+fn a_waiter_knows_who_holds_what_it_waits_for() {
+    let mut server = Server::new(9);
+    let awaited = |server: &mut Server, process| {
+        server.run(|slots| slots.awaited(process).map(|(since, pids)| (since, pids.collect())))
+    };
+    for (key, process) in [(A, 1), (B, 2), (A, 3), (B, 4)] {
+        server.take(key, 2, process).unwrap();
+    }
+    server.wait(A, 2, 5..6);
+    assert_eq!(awaited(&mut server, 5), Some((NOW, std::vec![4001, 4003])));
+    assert_eq!(awaited(&mut server, 1), None, "it does not wait");
+    assert!(server.run(|slots| slots.release(2, 3)));
+    assert_eq!(awaited(&mut server, 5), None, "it has a slot now");
+    server.outcome(5);
+    assert!(server.run(|slots| slots.release(0, 1)));
+    server.lease(A, 2, MINUTE);
+    server.wait(A, 2, 1..2);
+    assert_eq!(awaited(&mut server, 1), None, "a lease ends by itself");
+}
+
+#[test]
 fn new_definitions_wake_all_who_wait() {
     let mut server = Server::new(9);
     server.take(A, 1, 0).unwrap();
