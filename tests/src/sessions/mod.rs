@@ -31,6 +31,7 @@ mod ruin;
 mod saved;
 mod savepoints;
 mod settings;
+mod slots_ceiling;
 mod slots_crowd;
 mod slots_interrupted;
 mod slots_queue;
@@ -76,6 +77,7 @@ pub fn tests() -> Vec<FileTest> {
         ruin::TESTS,
         saved::TESTS,
         settings::TESTS,
+        slots_ceiling::TESTS,
         slots_crowd::TESTS,
         slots_interrupted::TESTS,
         slots_queue::TESTS,
