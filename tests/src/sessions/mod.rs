@@ -34,6 +34,7 @@ mod settings;
 mod slots_ceiling;
 mod slots_crowd;
 mod slots_interrupted;
+mod slots_pooler;
 mod slots_queue;
 mod standby;
 mod transactions;
@@ -52,7 +53,10 @@ pub type Test = (&'static str, fn(&Bed) -> Result<()>);
 /// A test that is made for a file.
 pub type FileTest = (String, Box<dyn Fn(&Bed) -> Result<()> + Send>);
 
-/// All tests; each module lists its own.
+/// Tests that need a pooler, which is not on all machines.
+pub const POOLED: &[Test] = slots_pooler::TESTS;
+
+/// All other tests; each module lists its own.
 pub fn tests() -> Vec<FileTest> {
     let lists = [
         admission::TESTS,
