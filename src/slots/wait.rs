@@ -17,11 +17,13 @@ impl Slots<'_> {
         if !self.is_shared() {
             return self.lock(terms, until);
         }
-        let mut outcome = self.queue(terms, until)?;
+        // How many there are may change meanwhile.
+        let mut slots = *self;
+        let mut outcome = slots.queue(terms, until)?;
         if outcome == Outcome::Ceiling {
             // Others' leases may have expired.
             self.header.sweep_slots();
-            outcome = self.queue(terms, until)?;
+            outcome = slots.queue(terms, until)?;
         }
         match outcome {
             Outcome::Granted(number) => Ok(Some(number)),
@@ -31,23 +33,24 @@ impl Slots<'_> {
     }
 
     /// How waiting in the queue ends: [`Outcome::Waiting`] is that it took too long.
-    fn queue(&self, terms: Terms, until: Option<Micros>) -> Result<Outcome> {
+    fn queue(&mut self, terms: Terms, until: Option<Micros>) -> Result<Outcome> {
         let (header, process, claim) = (self.header, shmem::process(), self.claim(terms));
-        let mut known = header.definition_changes();
         hold::wait(header);
         let now = self.now();
         let mut detector = Detector::new(now);
         let mut outcome =
             header.with_slots(|slots| slots.enqueue(self.key, self.capacity, now, &claim));
+        // The limit may have changed since it was read, and from now on.
+        let mut known = None;
         while outcome == Outcome::Waiting {
-            let look = header.with_slots(|slots| slots.next_look(process));
-            let next = until.into_iter().chain(look).fold(detector.due(), Micros::min);
-            sleep(&header.clock, Some(next), Event::Slot);
-            let changes = header.definition_changes();
+            let changes = Some(header.definition_changes());
             if known != changes {
                 known = changes;
                 self.follow_definition()?;
             }
+            let look = header.with_slots(|slots| slots.next_look(process));
+            let next = until.into_iter().chain(look).fold(detector.due(), Micros::min);
+            sleep(&header.clock, Some(next), Event::Slot);
             let now = self.now();
             let over = until.is_some_and(|until| until <= now);
             outcome = header
@@ -89,9 +92,9 @@ impl Slots<'_> {
     }
 
     /// Somebody has changed definitions: perhaps there are more slots now, or the limiter is gone.
-    fn follow_definition(&self) -> Result<()> {
-        let capacity = self.current_capacity()?;
-        self.header.with_slots(|slots| slots.set_capacity(self.key, capacity));
+    fn follow_definition(&mut self) -> Result<()> {
+        self.capacity = self.current_capacity()?;
+        self.header.with_slots(|slots| slots.set_capacity(self.key, self.capacity));
         Ok(())
     }
 

@@ -31,8 +31,10 @@ mod ruin;
 mod saved;
 mod savepoints;
 mod settings;
+mod slots_ceiling;
 mod slots_crowd;
 mod slots_interrupted;
+mod slots_pooler;
 mod slots_queue;
 mod standby;
 mod transactions;
@@ -52,7 +54,10 @@ pub type Test = (&'static str, fn(&Bed) -> Result<()>);
 /// A test that is made for a file.
 pub type FileTest = (String, Box<dyn Fn(&Bed) -> Result<()> + Send>);
 
-/// All tests; each module lists its own.
+/// Tests that need a pooler, which is not on all machines.
+pub const POOLED: &[Test] = slots_pooler::TESTS;
+
+/// All other tests; each module lists its own.
 pub fn tests() -> Vec<FileTest> {
     let lists = [
         admission::TESTS,
@@ -77,6 +82,7 @@ pub fn tests() -> Vec<FileTest> {
         ruin::TESTS,
         saved::TESTS,
         settings::TESTS,
+        slots_ceiling::TESTS,
         slots_crowd::TESTS,
         slots_interrupted::TESTS,
         slots_queue::TESTS,

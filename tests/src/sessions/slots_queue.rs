@@ -12,6 +12,7 @@ use crate::bed::{Bed, Database};
 
 pub const TESTS: &[Test] = &[
     ("fifty_waiters_are_served_in_their_order", fifty_waiters),
+    ("a_lease_is_held_by_its_token_and_by_no_session", a_lease_is_held_by_its_token),
     ("waiters_obey_a_limit_that_changes", waiters_obey_a_limit_that_changes),
     ("a_waiter_hears_that_its_limiter_was_dropped", a_dropped_limiter),
     ("dropping_the_extension_leaves_no_slot_behind", dropping_the_extension),
@@ -98,6 +99,22 @@ fn handed_on(database: &Database, way: &Way) -> Result<()> {
     ensure!(!observer.ask::<bool>(TAKE)?, "a newcomer took it");
     waiter.batch_execute("COMMIT")?;
     ensure!(observer.ask::<bool>(TAKE)?, "it was not given back");
+    Ok(())
+}
+
+/// Whoever has the token may renew or release it, whatever became of who took it.
+fn a_lease_is_held_by_its_token(bed: &Bed) -> Result<()> {
+    let database = bed.database("slots_token")?;
+    let (mut taker, mut other) = (database.connect()?, database.connect()?);
+    taker.batch_execute("SELECT rl_create_limiter('one', max_concurrent => 1)")?;
+    taker.batch_execute("BEGIN")?;
+    let token: String = taker.ask("SELECT rl_try_lease('one', 'key', '1 hour')::text")?;
+    taker.batch_execute("ROLLBACK")?;
+    taker.close()?;
+    ensure!(!other.ask::<bool>(TAKE)?, "it ended with who took it");
+    ensure!(other.ask::<bool>(&format!("SELECT rl_renew_lease('{token}', '2 hours')"))?);
+    ensure!(other.ask::<bool>(&format!("SELECT rl_release_lease('{token}')"))?);
+    ensure!(other.ask::<bool>(TAKE)?, "it was not given back");
     Ok(())
 }
 
