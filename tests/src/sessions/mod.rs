@@ -39,6 +39,7 @@ mod slots_queue;
 mod standby;
 mod transactions;
 mod unloaded;
+mod unloaded_leases;
 mod unloaded_slots;
 mod waiting;
 mod worker;
@@ -88,6 +89,7 @@ pub fn tests() -> Vec<FileTest> {
         standby::TESTS,
         transactions::TESTS,
         unloaded::TESTS,
+        unloaded_leases::TESTS,
         unloaded_slots::TESTS,
         waiting::TESTS,
         worker::TESTS,
