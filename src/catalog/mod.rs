@@ -169,15 +169,14 @@ unsafe extern "C-unwind" fn transaction_ended(
     _: *mut std::ffi::c_void,
 ) {
     use pg_sys::XactEvent::{XACT_EVENT_ABORT, XACT_EVENT_COMMIT, XACT_EVENT_PREPARE};
-    match event {
-        XACT_EVENT_COMMIT if CHANGED.swap(false, Ordering::Relaxed) => {
-            if let Some(header) = shmem::header() {
-                header.definitions.fetch_add(1, Ordering::Release);
-                header.with_slots(|slots| slots.wake_all());
-            }
-        }
-        XACT_EVENT_ABORT | XACT_EVENT_PREPARE => CHANGED.store(false, Ordering::Relaxed),
-        _ => {}
+    let ends = [XACT_EVENT_COMMIT, XACT_EVENT_ABORT, XACT_EVENT_PREPARE].contains(&event);
+    if !ends || !CHANGED.swap(false, Ordering::Relaxed) {
+        return;
+    }
+    if let Some(header) = shmem::header() {
+        // Also where it is rolled back: those who wait for slots may have heard of a limit that was the transaction's alone.
+        header.definitions.fetch_add(1, Ordering::Release);
+        header.with_slots(|slots| slots.wake_all());
     }
 }
 

@@ -14,6 +14,7 @@ pub const TESTS: &[Test] = &[
     ("fifty_waiters_are_served_in_their_order", fifty_waiters),
     ("a_lease_is_held_by_its_token_and_by_no_session", a_lease_is_held_by_its_token),
     ("waiters_obey_a_limit_that_changes", waiters_obey_a_limit_that_changes),
+    ("waiters_forget_a_limit_that_was_rolled_back", waiters_forget_a_limit),
     ("a_waiter_hears_that_its_limiter_was_dropped", a_dropped_limiter),
     ("dropping_the_extension_leaves_no_slot_behind", dropping_the_extension),
 ];
@@ -219,6 +220,20 @@ fn waiting(
     let waiter = Waiting::start(database.connect()?, "SELECT rl_slot('one', 'key')")?;
     queued(observer, 1)?;
     Ok(waiter)
+}
+
+/// A limit that was lowered for a transaction alone keeps nobody from what is given back later.
+fn waiters_forget_a_limit(bed: &Bed) -> Result<()> {
+    let database = bed.database("slots_limit_rolled_back")?;
+    let (mut holder, mut observer) = (database.connect()?, database.connect()?);
+    let waiter = waiting(&database, &mut holder, &mut observer)?;
+    observer.batch_execute("BEGIN; UPDATE rl_limiters SET max_concurrent = 0")?;
+    ensure!(!observer.ask::<bool>(TAKE)?);
+    observer.batch_execute("ROLLBACK")?;
+    queued(&mut observer, 1)?;
+    holder.batch_execute("COMMIT")?;
+    ensure!(waiter.answer()?.1, "the waiter gave up");
+    Ok(())
 }
 
 fn a_dropped_limiter(bed: &Bed) -> Result<()> {
