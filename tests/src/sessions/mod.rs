@@ -16,11 +16,13 @@ mod folding;
 mod histories;
 mod kinds;
 mod lifecycle;
+mod markdown;
 mod oracle;
 mod parallel;
 mod purging;
 mod random;
 mod read_only;
+mod recipes;
 mod rollback;
 mod ruin;
 mod saved;
@@ -60,6 +62,7 @@ pub fn tests() -> Vec<FileTest> {
         parallel::TESTS,
         purging::TESTS,
         read_only::TESTS,
+        recipes::TESTS,
         ruin::TESTS,
         saved::TESTS,
         settings::TESTS,
