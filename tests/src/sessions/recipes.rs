@@ -2,7 +2,7 @@
 
 use std::sync::Barrier;
 
-use anyhow::{bail, ensure, Result};
+use anyhow::{bail, ensure, Context, Result};
 use postgres::{Client, SimpleQueryMessage};
 
 use super::ask::{Ask, AGE};
@@ -13,6 +13,7 @@ use crate::bed::{Bed, Database};
 pub const TESTS: &[Test] = &[
     ("recipe_tenants_share_slots", tenants_share_slots),
     ("recipe_webhooks_are_neither_lost_nor_sent_twice", webhooks),
+    ("recipe_twenty_workers_share_an_api", outbound_api),
 ];
 
 fn tenants_share_slots(bed: &Bed) -> Result<()> {
@@ -74,6 +75,53 @@ fn webhooks(bed: &Bed) -> Result<()> {
     let expected = (0..4).map(|n| format!("endpoint {n}: 5 of 100")).collect::<Vec<_>>().join(", ");
     ensure!(taken == expected, "{taken}");
     ensure!(all == 20, "{all} were sent");
+    Ok(())
+}
+
+fn outbound_api(bed: &Bed) -> Result<()> {
+    const WORKERS: usize = 20;
+    let recipe = recipe("outbound-api")?;
+    let database = bed.database("recipe_outbound_api")?;
+    let mut observer = database.connect()?;
+    observer.batch_execute(recipe.block("setup")?)?;
+    observer.batch_execute(
+        "CREATE TABLE calls (worker int, began timestamptz DEFAULT clock_timestamp(), ended timestamptz);
+         CREATE TABLE start AS SELECT clock_timestamp() AS at",
+    )?;
+    let mut workers = sessions(&database, WORKERS)?;
+    at_once(&mut workers, |number, worker| {
+        worker.batch_execute(recipe.block("lease")?)?;
+        ensure!(worker.ask::<bool>("SELECT token IS NOT NULL FROM held")?);
+        ensure!(worker.ask::<bool>(recipe.block("turn")?)?);
+        worker.batch_execute(&format!("INSERT INTO calls VALUES ({number})"))?;
+        let ended = "UPDATE calls SET ended = clock_timestamp() WHERE worker";
+        worker.batch_execute(&format!("{ended} = {number}"))?;
+        ensure!(worker.ask::<bool>(recipe.block("done")?)?);
+        Ok(())
+    })?;
+    let early: i64 = observer.ask(
+        "SELECT count(*) FROM (SELECT began, row_number() OVER (ORDER BY began) AS n FROM calls) AS calls, start
+          WHERE began < start.at + (n - 1) * interval '50 ms'",
+    )?;
+    ensure!(early == 0, "{early} calls were early");
+    let open: i64 = observer.ask(
+        "SELECT max((SELECT count(*) FROM calls AS b WHERE b.began <= a.began AND a.began < b.ended)) FROM calls AS a",
+    )?;
+    ensure!((1..=3).contains(&open), "{open} calls were open at a time");
+    // Again, as clients that do the sleeping: each has a turn of its own.
+    let (reserve, _) = recipe.block("reserve")?.split_once(';').context("no statement")?;
+    let reserve = reserve.replace("reserved, wait <= '1 s'", "clock_timestamp() + wait AS at");
+    observer.batch_execute(
+        "CREATE TABLE turns (at timestamptz); UPDATE start SET at = clock_timestamp()",
+    )?;
+    at_once(&mut workers, |_, worker| {
+        Ok(worker.batch_execute(&format!("INSERT INTO turns {reserve}"))?)
+    })?;
+    let early: i64 = observer.ask(
+        "SELECT count(*) FROM (SELECT at, row_number() OVER (ORDER BY at) AS n FROM turns) AS turns, start
+          WHERE turns.at < start.at + (n - 1) * interval '50 ms'",
+    )?;
+    ensure!(early == 0, "{early} turns were early");
     Ok(())
 }
 
