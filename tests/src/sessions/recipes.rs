@@ -112,7 +112,7 @@ fn outbound_api(bed: &Bed) -> Result<()> {
     let (reserve, _) = recipe.block("reserve")?.split_once(';').context("no statement")?;
     let reserve = reserve.replace("reserved, wait <= '1 s'", "clock_timestamp() + wait AS at");
     observer.batch_execute(
-        "CREATE TABLE turns (at timestamptz); UPDATE start SET at = clock_timestamp()",
+        "CREATE TABLE turns (at timestamptz NOT NULL); UPDATE start SET at = clock_timestamp()",
     )?;
     at_once(&mut workers, |_, worker| {
         Ok(worker.batch_execute(&format!("INSERT INTO turns {reserve}"))?)
