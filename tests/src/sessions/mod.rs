@@ -19,6 +19,7 @@ mod lifecycle;
 mod markdown;
 mod oracle;
 mod parallel;
+mod postgrest;
 mod purging;
 mod random;
 mod read_only;
@@ -60,6 +61,7 @@ pub fn tests() -> Vec<FileTest> {
         histories::TESTS,
         lifecycle::TESTS,
         parallel::TESTS,
+        postgrest::TESTS,
         purging::TESTS,
         read_only::TESTS,
         recipes::TESTS,
