@@ -5,7 +5,7 @@ use std::sync::Barrier;
 use anyhow::{bail, ensure, Context, Result};
 use postgres::{Client, SimpleQueryMessage};
 
-use super::ask::{Ask, AGE};
+use super::ask::{eventually, Ask, AGE};
 use super::documents::recipe;
 use super::Test;
 use crate::bed::{Bed, Database};
@@ -14,6 +14,7 @@ pub const TESTS: &[Test] = &[
     ("recipe_tenants_share_slots", tenants_share_slots),
     ("recipe_webhooks_are_neither_lost_nor_sent_twice", webhooks),
     ("recipe_twenty_workers_share_an_api", outbound_api),
+    ("recipe_behind_a_transaction_pooler", pgbouncer),
 ];
 
 fn tenants_share_slots(bed: &Bed) -> Result<()> {
@@ -123,6 +124,34 @@ fn outbound_api(bed: &Bed) -> Result<()> {
     )?;
     ensure!(early == 0, "{early} turns were early");
     Ok(())
+}
+
+/// A pooler gives each transaction of a client another server connection, here one of two.
+fn pgbouncer(bed: &Bed) -> Result<()> {
+    let recipe = recipe("pgbouncer")?;
+    let database = bed.database("recipe_pgbouncer")?;
+    let (mut one, mut other) = (database.connect()?, database.connect()?);
+    one.batch_execute(recipe.block("setup")?)?;
+    one.batch_execute(&format!("UPDATE rl_rules SET period = '{AGE}'"))?;
+    let slots = "SELECT count(*) FROM rl_slots";
+
+    for n in 0..6 {
+        let session = if n % 2 == 0 { &mut one } else { &mut other };
+        ensure!(session.ask::<bool>(recipe.block("rate")?)? == (n < 5), "call {n}");
+    }
+    one.batch_execute(recipe.block("transaction")?)?;
+    ensure!(one.ask::<i64>(slots)? == 0, "a transaction slot outlives its transaction");
+
+    one.batch_execute(recipe.block("lease")?)?;
+    ensure!(other.ask::<i64>(slots)? == 1, "there is no lease");
+    ensure!(other.ask::<bool>(recipe.block("release")?)?, "another connection cannot free it");
+
+    // What the recipe warns of.
+    ensure!(one.ask::<bool>(recipe.block("session")?)?);
+    ensure!(!other.ask::<bool>(recipe.block("lost")?)?, "another session could free it");
+    ensure!(other.ask::<i64>(slots)? == 1, "it was not lost");
+    drop(one);
+    eventually("the slot ends with its connection", || Ok(other.ask::<i64>(slots)? == 0))
 }
 
 fn sessions(database: &Database, count: usize) -> Result<Vec<Client>> {
