@@ -85,6 +85,9 @@ impl Saved {
         let (mut states, mut refused) = (0u64, 0u64);
         let install = |record: &Record<'_>| {
             if record.fresh > now {
+                if record.is_ban() {
+                    header.lists.set_has_bans();
+                }
                 states += 1;
                 refused += u64::from(table.install(record, now, |_| true).is_err());
             }
