@@ -466,7 +466,7 @@ impl Store {
                 continue;
             }
             if takes {
-                durable::lock(digest, true);
+                durable::lock(digest);
                 locked.push(digest);
             }
             self.header.table().discard(key);

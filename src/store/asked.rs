@@ -17,6 +17,8 @@ pub struct Asked<'a> {
     pub(super) of: SmallVec<[Of<'a>; 4]>,
     /// Of whom a slot is asked as well.
     pub(super) slots: SmallVec<[(&'a Definition, &'a [u8]); 1]>,
+    /// Of whom slots are all there is to tell, and none is asked.
+    pub(super) shown: Option<(&'a Definition, &'a [u8])>,
     /// The first answer of who is shut out, which is nobody's but the verdict's.
     shut_out: Option<Decision>,
     /// Whether all that is taken has to be remembered, for as long as the call may be interrupted.
@@ -39,14 +41,15 @@ impl<'a> Asked<'a> {
             return Ok(Asked::default());
         }
         let of = verdict.rules(limiter).map(|rule| (limiter, rule, key)).collect();
-        let has_slots = limiter.max_concurrent().is_some() && cost > 0;
-        let slots = has_slots.then_some((limiter, key)).into_iter().collect();
-        Ok(Asked { requests, of, slots, shut_out: verdict.shut_out(), waits: false })
+        let bounded = limiter.max_concurrent().map(|_| (limiter, key));
+        let slots = bounded.filter(|_| cost > 0).into_iter().collect();
+        let shown = bounded.filter(|_| cost == 0 && limiter.rules().is_empty());
+        Ok(Asked { requests, of, slots, shown, shut_out: verdict.shut_out(), waits: false })
     }
 
     /// The answer, where rates and slots have nothing to say.
     pub fn settled(&self) -> Option<Decision> {
-        let is_nothing = self.requests.is_empty() && self.slots.is_empty();
+        let is_nothing = self.requests.is_empty() && self.slots.is_empty() && self.shown.is_none();
         self.shut_out.or_else(|| is_nothing.then(Decision::unlimited))
     }
 
