@@ -5,6 +5,7 @@ use ratelimit_core::slots::{Kind, Token};
 use ratelimit_core::Micros;
 
 use super::wait::{deadline, span};
+use crate::catalog::{Definition, Mode};
 use crate::datum::{self, Rows, EPOCHS};
 use crate::error::{Error, Result};
 use crate::function::{pg_function, Call};
@@ -56,7 +57,8 @@ pg_function! {
         let (limiter, key, ttl) = (call.text(0, "limiter")?, call.text(1, "key")?, call.ttl(2)?);
         let store = Store::new(call)?;
         let limiter = store.limiter(limiter)?;
-        token(call, store.slots(&limiter, key)?.try_lease(ttl)?)
+        let slots = store.slots(&limiter, key)?;
+        lease(call, &store, &limiter, key, || slots.try_lease(ttl))
     }
 }
 
@@ -68,7 +70,11 @@ pg_function! {
         let store = Store::new(call)?;
         let limiter = store.limiter(limiter)?;
         let slots = store.slots(&limiter, key)?;
-        token(call, slots.lease(ttl, deadline(&store, &limiter, timeout))?)
+        let until = deadline(&store, &limiter, timeout);
+        lease(call, &store, &limiter, key, || match limiter.mode() {
+            Mode::Shadow => slots.try_lease(ttl),
+            _ => slots.lease(ttl, until),
+        })
     }
 }
 
@@ -77,6 +83,7 @@ pg_function! {
     fn rl_renew_lease(call) {
         let (token, ttl) = (call.uuid(0, "token")?, call.ttl(1)?);
         let store = Store::new(call)?;
+        store.check_shared()?;
         Ok(Datum::from(slots::renew(store.header(), token, ttl)))
     }
 }
@@ -86,6 +93,7 @@ pg_function! {
     fn rl_release_lease(call) {
         let token = call.uuid(0, "token")?;
         let store = Store::new(call)?;
+        store.check_shared()?;
         Ok(Datum::from(slots::release(store.header(), token)))
     }
 }
@@ -100,7 +108,10 @@ pg_function! {
         // SAFETY: a plain variable, set when the process connected to its database.
         let database = unsafe { pg_sys::MyDatabaseId }.to_u32();
         let clock = header.clock.now();
-        let time = |steady: i64| Datum::from(clock.wall + (steady - clock.steady) - EPOCHS);
+        let time = |steady: i64| match steady {
+            Micros::MAX => Datum::from(INFINITY),
+            _ => Datum::from(clock.wall + (steady - clock.steady) - EPOCHS),
+        };
         for held in slots::all(header, database) {
             let kind = match held.kind {
                 Kind::Transaction => "transaction",
@@ -109,7 +120,7 @@ pg_function! {
             };
             rows.push(&[
                 Some(datum::uuid(held.limiter)),
-                Some(datum::text(held.key())),
+                Some(datum::text(held.key.as_bytes())),
                 Some(datum::text(kind.as_bytes())),
                 (held.kind != Kind::Lease).then(|| Datum::from(held.pid)),
                 held.token.map(datum::uuid),
@@ -121,8 +132,25 @@ pg_function! {
     }
 }
 
-/// A token, or null.
-fn token(call: &Call, token: Option<Token>) -> Result<Datum> {
+/// `infinity` as a timestamp: for a lease that lasts longer than there is time.
+const INFINITY: i64 = i64::MAX;
+
+/// The token of a lease, or null. Where slots have nothing to say, and in shadow where there are none, it frees nothing.
+fn lease(
+    call: &Call,
+    store: &Store,
+    limiter: &Definition,
+    key: &[u8],
+    take: impl FnOnce() -> Result<Option<Token>>,
+) -> Result<Datum> {
+    let token = match store.settled(limiter, key)? {
+        Some(true) => Some(slots::no_lease()?),
+        Some(false) => None,
+        None => match take()? {
+            None if limiter.mode() == Mode::Shadow => Some(slots::no_lease()?),
+            token => token,
+        },
+    };
     Ok(token.map_or_else(|| call.null(), datum::uuid))
 }
 
@@ -131,7 +159,11 @@ fn try_slot(call: &Call, term: Term) -> Result<Datum> {
     let store = Store::new(call)?;
     let limiter = store.limiter(limiter)?;
     let slots = store.slots(&limiter, key)?;
-    Ok(Datum::from(!store.is_enabled() || slots.try_take(term)?))
+    let taken = match store.settled(&limiter, key)? {
+        Some(answer) => answer,
+        None => slots.try_take(term)? || limiter.mode() == Mode::Shadow,
+    };
+    Ok(Datum::from(taken))
 }
 
 fn slot(call: &Call, term: Term) -> Result<Datum> {
@@ -141,7 +173,12 @@ fn slot(call: &Call, term: Term) -> Result<Datum> {
     let limiter = store.limiter(limiter)?;
     let slots = store.slots(&limiter, key)?;
     let until = deadline(&store, &limiter, timeout);
-    Ok(Datum::from(!store.is_enabled() || slots.take(term, until)?))
+    let taken = match store.settled(&limiter, key)? {
+        Some(answer) => answer,
+        None if limiter.mode() == Mode::Shadow => slots.try_take(term).map(|_| true)?,
+        None => slots.take(term, until)?,
+    };
+    Ok(Datum::from(taken))
 }
 
 impl Call {

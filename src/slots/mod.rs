@@ -6,6 +6,7 @@
 //!
 //! Where no memory is shared (before PostgreSQL 17, without preload) the locks decide: see `bare.rs`.
 
+mod bare;
 mod hold;
 mod lease;
 mod lock;
@@ -13,7 +14,7 @@ mod view;
 mod wait;
 
 pub use hold::{install, Term};
-pub use lease::{release, renew};
+pub use lease::{no_lease, release, renew};
 pub use view::all;
 
 use pgrx::pg_sys;
@@ -22,6 +23,7 @@ use ratelimit_core::table::Key;
 use ratelimit_core::Micros;
 
 use crate::catalog::Definition;
+use crate::encoding;
 use crate::error::{Error, Result};
 use crate::shmem::{self, Header};
 
@@ -46,7 +48,14 @@ impl<'a> Slots<'a> {
         text: &'a [u8],
     ) -> Option<Self> {
         let capacity = limiter.max_concurrent()?;
-        Some(Slots { header, function, limiter, text, key: limiter.key(text), capacity })
+        // What is derived from a process's own secret is no name among processes.
+        let shared = shmem::is_shared(header);
+        let key = if shared { limiter.key(text) } else { limiter.durable_key(text) };
+        Some(Slots { header, function, limiter, text, key, capacity })
+    }
+
+    fn is_shared(&self) -> bool {
+        shmem::is_shared(self.header)
     }
 
     /// How many there are, whoever has them.
@@ -56,6 +65,9 @@ impl<'a> Slots<'a> {
 
     /// How many could be taken now.
     pub fn free(&self) -> Result<u32> {
+        if !self.is_shared() {
+            return Ok(self.count_unlocked());
+        }
         let now = self.now();
         Ok(self.header.with_slots(|slots| slots.free(self.key, self.capacity, now)))
     }
@@ -63,10 +75,32 @@ impl<'a> Slots<'a> {
     /// Takes a slot if that needs no waiting.
     pub fn try_take(&self, term: Term) -> Result<bool> {
         hold::reserve();
-        let (now, claim) = (self.now(), self.claim(terms(term)));
-        match self.header.with_slots(|slots| slots.try_take(self.key, self.capacity, now, &claim)) {
-            Ok(number) => self.keep(number, term),
-            Err(Refused::Taken) => Ok(false),
+        if !self.is_shared() {
+            return self.try_lock(term, self.capacity);
+        }
+        match self.try_claim(terms(term))? {
+            Some(number) => self.keep(number, term),
+            None => Ok(false),
+        }
+    }
+
+    /// The number of a slot, if that needs no waiting. Where the server can hold no more, others' leases may have expired.
+    fn try_claim(&self, terms: Terms) -> Result<Option<u32>> {
+        let claim = self.claim(terms);
+        let take = || {
+            let now = self.now();
+            self.header.with_slots(|slots| slots.try_take(self.key, self.capacity, now, &claim))
+        };
+        let taken = take().or_else(|refused| {
+            if refused == Refused::Ceiling {
+                self.header.sweep_slots();
+                return take();
+            }
+            Err(refused)
+        });
+        match taken {
+            Ok(number) => Ok(Some(number)),
+            Err(Refused::Taken) => Ok(None),
             Err(Refused::Ceiling) => Err(self.ceiling()),
         }
     }
@@ -74,6 +108,9 @@ impl<'a> Slots<'a> {
     /// Takes a slot when it is this session's turn; no later than `until`.
     pub fn take(&self, term: Term, until: Option<Micros>) -> Result<bool> {
         hold::reserve();
+        if !self.is_shared() {
+            return self.lock(term, until);
+        }
         match self.wait(terms(term), until)? {
             Some(number) => self.keep(number, term),
             None => Ok(false),
@@ -113,7 +150,7 @@ impl<'a> Slots<'a> {
             // SAFETY: a plain variable, set when the process connected to its database.
             database: unsafe { pg_sys::MyDatabaseId }.to_u32(),
             limiter: self.limiter.id(),
-            text: cut(self.text),
+            text: encoding::clip(self.text, MAX_TEXT),
         }
     }
 }
@@ -123,15 +160,4 @@ fn terms(term: Term) -> Terms {
         Term::Transaction => Terms::Transaction,
         Term::Session => Terms::Session,
     }
-}
-
-/// As much of a key as is shown, whole characters of the server's encoding.
-fn cut(text: &[u8]) -> &[u8] {
-    if text.len() <= MAX_TEXT {
-        return text;
-    }
-    // SAFETY: looks at so many bytes of a text that the server has checked.
-    let length =
-        unsafe { pg_sys::pg_mbcliplen(text.as_ptr().cast(), text.len() as i32, MAX_TEXT as i32) };
-    &text[..length as usize]
 }

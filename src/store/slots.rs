@@ -2,9 +2,8 @@
 
 use ratelimit_core::{Decision, Operation, Reason};
 
-use super::{Asked, Store};
-use crate::catalog::Definition;
-use crate::config;
+use super::{Asked, Store, Verdict};
+use crate::catalog::{Definition, Mode};
 use crate::error::{Error, Result};
 use crate::slots::{Slots, Term};
 
@@ -15,9 +14,13 @@ impl Store {
             .ok_or_else(|| Error::no_slots(&limiter.name))
     }
 
-    /// Whether calls take slots at all.
-    pub fn is_enabled(&self) -> bool {
-        config::enabled()
+    /// The answer to who asks for a slot, where slots have nothing to say: all in shadow that are shut out get one, too.
+    pub fn settled(&self, limiter: &Definition, key: &[u8]) -> Result<Option<bool>> {
+        Ok(match self.verdict(limiter, key)? {
+            Verdict::Limited(_) => None,
+            Verdict::Passes => Some(true),
+            Verdict::ShutOut(..) => Some(limiter.mode() == Mode::Shadow),
+        })
     }
 
     /// Takes all slots that go with what is asked, then does `take`: if that says no, and where a slot is missing, there is none
@@ -75,11 +78,13 @@ impl Store {
         let mut answer = rates;
         let alone =
             asked.slots.iter().enumerate().filter(|(_, (limiter, _))| limiter.rules().is_empty());
-        for (n, (limiter, key)) in alone {
+        // A look has taken none, and tells what a call would leave.
+        let wanted = u32::from(operation == Operation::Peek);
+        let asked_of = alone.map(|(n, of)| (n, of, wanted));
+        let shown = asked.shown.iter().map(|of| (0, of, 0));
+        for (n, (limiter, key), wanted) in asked_of.chain(shown) {
             let slots = self.slots(limiter, key)?;
-            let free = slots.free()?;
-            let remaining =
-                if operation == Operation::Take { free } else { free.saturating_sub(1) };
+            let remaining = slots.free()?.saturating_sub(wanted);
             answer = answer.and(Decision {
                 quota: slots.capacity().into(),
                 remaining: remaining.into(),

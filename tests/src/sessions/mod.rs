@@ -15,6 +15,7 @@ mod flood;
 mod folding;
 mod histories;
 mod kinds;
+mod leases;
 mod lifecycle;
 mod markdown;
 mod oracle;
@@ -24,6 +25,7 @@ mod purging;
 mod random;
 mod read_only;
 mod recipes;
+mod resets;
 mod rollback;
 mod ruin;
 mod saved;
@@ -32,6 +34,7 @@ mod settings;
 mod standby;
 mod transactions;
 mod unloaded;
+mod unloaded_slots;
 mod waiting;
 mod worker;
 
@@ -59,18 +62,21 @@ pub fn tests() -> Vec<FileTest> {
         flood::TESTS,
         folding::TESTS,
         histories::TESTS,
+        leases::TESTS,
         lifecycle::TESTS,
         parallel::TESTS,
         postgrest::TESTS,
         purging::TESTS,
         read_only::TESTS,
         recipes::TESTS,
+        resets::TESTS,
         ruin::TESTS,
         saved::TESTS,
         settings::TESTS,
         standby::TESTS,
         transactions::TESTS,
         unloaded::TESTS,
+        unloaded_slots::TESTS,
         waiting::TESTS,
         worker::TESTS,
     ];
