@@ -17,16 +17,15 @@ pub fn tests() -> Vec<FileTest> {
     for path in files(&top().join("examples"), "sql") {
         tests.push((format!("example_{}", stem(&path)), Box::new(move |bed| example(bed, &path))));
     }
-    tests.push(("readme".to_owned(), Box::new(|bed| readme(bed, &top().join("README.md")))));
-    for folder in ["docs", "docs/recipes"] {
-        for path in files(&top().join(folder), "md") {
-            if Document::read(&path).is_ok_and(|document| document.statements().is_empty()) {
-                continue;
-            }
-            let name = format!("document_{}", stem(&path));
-            let database = name.clone();
-            tests.push((name, Box::new(move |bed| document(bed, &database, &path))));
+    let documents =
+        ["docs", "docs/recipes"].iter().flat_map(|folder| files(&top().join(folder), "md"));
+    for path in std::iter::once(top().join("README.md")).chain(documents) {
+        if Document::read(&path).is_ok_and(|document| document.statements().is_empty()) {
+            continue;
         }
+        let name = format!("document_{}", stem(&path));
+        let database = name.clone();
+        tests.push((name, Box::new(move |bed| document(bed, &database, &path))));
     }
     tests
 }
@@ -61,14 +60,14 @@ fn example(bed: &Bed, path: &Path) -> Result<()> {
     run(&mut psql, b"").map(drop)
 }
 
-/// The README begins with creating the extension.
-fn readme(bed: &Bed, path: &Path) -> Result<()> {
-    let server = bed.private().database("document").start()?;
-    check_all(&mut server.connect()?, &Document::read(path)?)
-}
-
+/// Runs a document in a database of its own, in which the extension is unless the document creates it.
 fn document(bed: &Bed, name: &str, path: &Path) -> Result<()> {
-    check_all(&mut bed.database(name)?.connect()?, &Document::read(path)?)
+    let document = Document::read(path)?;
+    let mut session = bed.database(name)?.connect()?;
+    if document.statements().iter().any(|statement| statement.sql.starts_with("CREATE EXTENSION")) {
+        session.batch_execute("DROP EXTENSION ratelimit")?;
+    }
+    check_all(&mut session, &document)
 }
 
 /// Runs the SQL of a document, all of it in one session. A comment behind a statement says what comes of it:
