@@ -157,6 +157,10 @@ fn with_headers(bed: &Bed) -> Result<()> {
     let headers = send(&mut pool, &other)?.ok().flatten().context("no headers")?;
     let count = format!("SELECT count(*) FROM json_array_elements('{headers}') AS h WHERE h ->> 'RateLimit' IS NOT NULL");
     ensure!(admin.ask::<i64>(&count)? == 1, "{headers}");
+    // Switched off, it passes, and there is nothing that would remain.
+    admin.batch_execute("UPDATE rl_limiters SET mode = 'off'")?;
+    let headers = send(&mut pool, &GET)?.ok().flatten().context("it is refused")?;
+    ensure!(!headers.contains("Remaining"), "{headers}");
     Ok(())
 }
 
