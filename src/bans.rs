@@ -41,13 +41,14 @@ pub fn ban(
         // SAFETY: a plain variable, set when the process connected to its database.
         database: unsafe { pg_sys::MyDatabaseId }.to_u32(),
         limiter: limiter.id(),
+        tag: limiter.tag(),
         text: encoding::clip(text, MAX_BAN_TEXT),
         reason: sentence.reason.map(|reason| encoding::clip(reason, MAX_BAN_TEXT)),
         automatic: sentence.automatic,
         since: now,
         until: sentence.duration.map(|duration| now.saturating_add(duration)),
     };
-    header.lists.set_has_bans();
+    header.lists.set_has_bans(limiter.lists.place);
     header.table().ban(limiter.key(text), &ban, now).map_err(|_| Error::full())
 }
 
@@ -85,13 +86,11 @@ pub fn denied(header: &'static Header, limiter: &Definition, text: &[u8], key: K
 pub fn all(header: &'static Header, mut show: impl FnMut(&Ban<'_>)) {
     // SAFETY: a plain variable, set when the process connected to its database.
     let database = unsafe { pg_sys::MyDatabaseId }.to_u32();
-    if header.lists.has_bans() {
-        header.table().bans(header.clock.now().steady, |ban| {
-            if ban.database == database {
-                show(ban);
-            }
-        });
-    }
+    header.table().bans(header.clock.now().steady, |ban| {
+        if ban.database == database {
+            show(ban);
+        }
+    });
 }
 
 fn write(

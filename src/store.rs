@@ -94,12 +94,25 @@ impl Store {
     #[inline(always)]
     pub fn try_take(&self, limiter: &Definition, key: &[u8], cost: u64) -> Result<bool> {
         let listed = limiter.list_key(key);
-        let request = limiter.plain_request(listed, cost);
-        let Some(request) = request.filter(|_| !self.may_be_listed(limiter, listed)) else {
-            return Ok(self.decide(limiter, key, cost, Operation::Take)?.allowed);
+        let in_full = || Ok(self.decide(limiter, key, cost, Operation::Take)?.allowed);
+        let (Some(mut request), Some(mut rule)) =
+            (limiter.plain_request(listed, cost), limiter.rules().first())
+        else {
+            return in_full();
         };
         if !config::enabled() {
             return Ok(true);
+        }
+        let verdict;
+        if self.may_be_listed(limiter, listed) {
+            verdict = self.look_up(limiter, key, listed)?;
+            match &verdict {
+                Verdict::Limited(Some(own)) => {
+                    (request.rule, request.mark, rule) = (&own.rule, own.mark, own);
+                }
+                Verdict::Limited(None) => {}
+                Verdict::Passes | Verdict::ShutOut(..) => return in_full(),
+            }
         }
         let taken = match limiter.stake() {
             Stake::Keep => {
@@ -107,10 +120,12 @@ impl Store {
                 let taken = self.header.table().try_take(&request, now);
                 taken.unwrap_or_else(|_| config::on_full() == OnFull::Allow)
             }
-            Stake::Refund | Stake::Durable => match self.try_take_for_now(limiter, key, request)? {
-                Some(taken) => taken,
-                None => return Ok(self.decide(limiter, key, cost, Operation::Take)?.allowed),
-            },
+            Stake::Refund | Stake::Durable => {
+                match self.try_take_for_now(limiter, rule, key, request) {
+                    Some(taken) => taken,
+                    None => return in_full(),
+                }
+            }
         };
         // What can never pass is no reason to be banned.
         if !taken && limiter.bans().is_some() && (1..=request.rule.capacity()).contains(&cost) {
@@ -135,22 +150,22 @@ impl Store {
     fn try_take_for_now(
         &self,
         limiter: &Definition,
+        rule: &Rc<DefinedRule>,
         key: &[u8],
         mut request: Request<'_>,
-    ) -> Result<Option<bool>> {
+    ) -> Option<bool> {
         if !request.durable || durable::has_chosen() && shmem::is_shared(self.header) {
             request.pin = !transaction::pins(request.key);
             let now = self.now(std::slice::from_ref(&request));
             if let Ok((taken, receipt)) = self.header.table().try_take_with_receipt(&request, now) {
                 if let Some(receipt) = receipt {
-                    let rule = &limiter.rules()[0];
                     let new = || (rule.clone(), digest_of(limiter, key, rule));
                     transaction::record(self.header, &request, receipt, new);
                 }
-                return Ok(Some(taken));
+                return Some(taken);
             }
         }
-        Ok(None)
+        None
     }
 
     /// Takes the cost or nothing, or only looks, and says all about it.

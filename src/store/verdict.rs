@@ -59,13 +59,16 @@ impl Store {
     #[inline(always)]
     pub(super) fn may_be_listed(&self, limiter: &Definition, key: Key) -> bool {
         let (lists, place) = (&self.header.lists, limiter.lists.place);
-        let has_row = !lists.is_empty(place)
-            && match lists.look(place, key) {
-                Listed::No => false,
-                Listed::Maybe => true,
-                Listed::Unknown => may_be_unknown(limiter),
-            };
-        has_row || lists.has_bans() && self.header.table().may_be_banned(limiter.table_key(key))
+        if lists.is_clear(place) {
+            return false;
+        }
+        let has_row = match lists.look(place, key) {
+            Listed::No => false,
+            Listed::Maybe => true,
+            Listed::Unknown => may_be_unknown(limiter),
+        };
+        let table_key = limiter.table_key(key);
+        has_row || lists.has_bans(place) && self.header.table().may_be_banned(table_key)
     }
 
     /// What is known of a key.
@@ -82,24 +85,25 @@ impl Store {
     }
 
     #[cold]
-    fn look_up(&self, limiter: &Definition, text: &[u8], key: Key) -> Result<Verdict> {
+    pub(super) fn look_up(&self, limiter: &Definition, text: &[u8], key: Key) -> Result<Verdict> {
         let row = lists::find(self.header, limiter, text, key)?.unwrap_or_default();
         // The wall as it is, for ends that somebody wrote down.
-        let wall = self.header.clock.stopped().wall;
+        let wall = || self.header.clock.stopped().wall;
+        let has_ended = |ends| ends != Micros::MAX && ends <= wall();
         let mut own = None;
         match row.action {
-            Some(_) if row.action_ends <= wall => {}
+            None => {}
+            Some(_) if has_ended(row.action_ends) => {}
             Some(Action::Allow) => return Ok(Verdict::Passes),
             Some(Action::Deny) => {
-                return Ok(shut_out(limiter, None, Reason::DenyList, row.action_ends, wall));
+                return Ok(shut_out(limiter, None, Reason::DenyList, row.action_ends, wall()));
             }
             Some(Action::Limit(rule)) => own = rule,
-            None => {}
         }
-        if let Some(ends) = row.ban_ends.filter(|ends| *ends > wall) {
-            return Ok(shut_out(limiter, own, Reason::Ban, ends, wall));
+        if let Some(ends) = row.ban_ends.filter(|ends| !has_ended(*ends)) {
+            return Ok(shut_out(limiter, own, Reason::Ban, ends, wall()));
         }
-        if limiter.stake() != Stake::Durable {
+        if limiter.stake() != Stake::Durable && self.header.lists.has_bans(limiter.lists.place) {
             let now = self.header.clock.now().steady;
             if let Some(ends) = self.header.table().banned(limiter.table_key(key), now) {
                 return Ok(shut_out(limiter, own, Reason::Ban, ends, now));
@@ -126,6 +130,6 @@ fn shut_out(
         Some(rule) => rule.rule.capacity(),
         None => limiter.max_concurrent().unwrap_or(0).into(),
     };
-    let wait = (ends != Micros::MAX).then(|| ends.saturating_sub(now));
+    let wait = (ends != Micros::MAX).then(|| ends.saturating_sub(now).max(1));
     Verdict::ShutOut(Decision::shut_out(reason, capacity, wait), own)
 }

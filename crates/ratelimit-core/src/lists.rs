@@ -1,5 +1,5 @@
-//! Which keys may have a row of their own in a list that is kept elsewhere, such as a table: what all processes of a server know of
-//! such lists, in a fixed amount of memory.
+//! Which keys may have a row of their own in a list that is kept elsewhere, such as a table, and which limiters ban: what all processes of
+//! a server know of that, in a fixed amount of memory.
 //!
 //! * A limiter whose list was read once is said to be *known*: then a key that was never marked has no row, and most keys of most
 //!   limiters need no other look. Nothing is ever unmarked: a row that is gone costs a look at the list, and no mistake.
@@ -11,7 +11,7 @@
 //! Marks are a Bloom filter (Burton H. Bloom, "Space/time trade-offs in hash coding with allowable errors", 1970) with both bits of a key
 //! in one word: about one key in thirty that was not marked looks as if it were, when 100,000 are.
 
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::table::Key;
 
@@ -30,13 +30,13 @@ pub struct Lists {
     limiters: [AtomicU64; LIMITERS],
     words: [AtomicU64; WORDS],
     generations: [AtomicU32; GENERATIONS],
-    banned: AtomicBool,
 }
 
 /// In a limiter's place, above its tag.
 const USED: u64 = 1 << 32;
 const KNOWN: u64 = 1 << 33;
 const MARKED: u64 = 1 << 34;
+const BANNED: u64 = 1 << 35;
 
 /// Where a limiter is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,19 +70,23 @@ impl Lists {
         self.limiters.get(usize::from(place.0))
     }
 
-    /// Whether no key of the limiter has a row: where most questions end.
+    /// What is known of a limiter: nothing where it has no place.
     #[inline(always)]
-    pub fn is_empty(&self, place: Option<Place>) -> bool {
+    fn flags(&self, place: Option<Place>) -> u64 {
         let limiter = place.and_then(|place| self.limiter(place));
-        let flags = limiter.map_or(0, |limiter| limiter.load(Ordering::Acquire));
-        flags & (KNOWN | MARKED) == KNOWN
+        limiter.map_or(BANNED, |limiter| limiter.load(Ordering::Acquire))
+    }
+
+    /// Whether no key of the limiter has a row or was banned: where most questions end.
+    #[inline(always)]
+    pub fn is_clear(&self, place: Option<Place>) -> bool {
+        self.flags(place) & (KNOWN | MARKED | BANNED) == KNOWN
     }
 
     /// Whether a key of the limiter has a row.
     #[inline]
     pub fn look(&self, place: Option<Place>, key: Key) -> Listed {
-        let limiter = place.and_then(|place| self.limiter(place));
-        let flags = limiter.map_or(0, |limiter| limiter.load(Ordering::Acquire));
+        let flags = self.flags(place);
         if flags & KNOWN == 0 {
             return Listed::Unknown;
         }
@@ -95,22 +99,35 @@ impl Lists {
         }
     }
 
+    /// Whether a key of the limiter may ever have been banned in shared memory.
+    #[inline(always)]
+    pub fn has_bans(&self, place: Option<Place>) -> bool {
+        self.flags(place) & BANNED != 0
+    }
+
+    /// Says that a key of the limiter is about to be banned.
+    pub fn set_has_bans(&self, place: Option<Place>) {
+        self.set(place, BANNED);
+    }
+
+    fn set(&self, place: Option<Place>, flag: u64) {
+        if let Some(limiter) = place.and_then(|place| self.limiter(place)) {
+            limiter.fetch_or(flag, Ordering::Release);
+        }
+    }
+
     /// Says that a key of the limiter has a row, or is about to.
     pub fn mark(&self, place: Option<Place>, key: Key) {
         let (word, bits) = mark(key);
         if let Some(word) = self.words.get(word) {
             word.fetch_or(bits, Ordering::Relaxed);
         }
-        if let Some(limiter) = place.and_then(|place| self.limiter(place)) {
-            limiter.fetch_or(MARKED, Ordering::Release);
-        }
+        self.set(place, MARKED);
     }
 
     /// Says that all keys of the limiter that have a row are marked.
     pub fn set_known(&self, place: Option<Place>) {
-        if let Some(limiter) = place.and_then(|place| self.limiter(place)) {
-            limiter.fetch_or(KNOWN, Ordering::Release);
-        }
+        self.set(place, KNOWN);
     }
 
     /// Changes when a key's row may have changed. Read it before the row.
@@ -125,17 +142,6 @@ impl Lists {
         if let Some(generation) = self.generations.get(generation) {
             generation.fetch_add(1, Ordering::AcqRel);
         }
-    }
-
-    /// Whether any key was ever banned in shared memory.
-    #[inline(always)]
-    pub fn has_bans(&self) -> bool {
-        self.banned.load(Ordering::Relaxed)
-    }
-
-    /// Says that a key is about to be banned.
-    pub fn set_has_bans(&self) {
-        self.banned.store(true, Ordering::Relaxed);
     }
 }
 
@@ -161,7 +167,6 @@ mod tests {
             limiters: [const { AtomicU64::new(0) }; _],
             words: [const { AtomicU64::new(0) }; _],
             generations: [const { AtomicU32::new(0) }; _],
-            banned: AtomicBool::new(false),
         })
     }
 
@@ -188,15 +193,28 @@ mod tests {
         let lists = lists();
         let (place, other) = (lists.place(7), lists.place(8));
         assert_eq!(lists.look(place, key(1)), Listed::Unknown);
-        assert!(!lists.is_empty(place));
+        assert!(!lists.is_clear(place));
         lists.mark(place, key(1));
         lists.set_known(place);
         lists.set_known(other);
-        assert!(!lists.is_empty(place) && lists.is_empty(other));
+        assert!(!lists.is_clear(place) && lists.is_clear(other));
         assert_eq!(lists.look(place, key(1)), Listed::Maybe);
         assert_eq!(lists.look(other, key(1)), Listed::No, "marked for another limiter");
         lists.mark(other, key(2));
-        assert!(!lists.is_empty(other));
+        assert!(!lists.is_clear(other));
+    }
+
+    #[test]
+    fn a_limiter_that_bans_is_not_clear() {
+        let lists = lists();
+        let (place, other) = (lists.place(7), lists.place(8));
+        lists.set_known(place);
+        lists.set_known(other);
+        lists.set_has_bans(place);
+        assert!(!lists.is_clear(place) && lists.has_bans(place));
+        assert!(lists.is_clear(other) && !lists.has_bans(other));
+        assert_eq!(lists.look(place, key(1)), Listed::No);
+        assert!(lists.has_bans(None), "where nothing is known it may be");
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod kinds;
 mod leases;
 mod lifecycle;
 mod markdown;
+mod lists;
 mod oracle;
 mod parallel;
 mod postgrest;
@@ -64,6 +65,7 @@ pub fn tests() -> Vec<FileTest> {
         histories::TESTS,
         leases::TESTS,
         lifecycle::TESTS,
+        lists::TESTS,
         parallel::TESTS,
         postgrest::TESTS,
         purging::TESTS,

@@ -20,6 +20,8 @@ pub struct Ban<'a> {
     pub database: u32,
     /// What tells the limiter from others of that database.
     pub limiter: [u8; 16],
+    /// The limiter's tag.
+    pub tag: u32,
     /// The key as the caller wrote it: [`MAX_BAN_TEXT`] bytes at most are kept.
     pub text: &'a [u8],
     /// Why, in somebody's words: [`MAX_BAN_TEXT`] bytes at most are kept.
@@ -47,7 +49,7 @@ impl Ban<'_> {
             | if self.automatic { AUTOMATIC } else { 0 }
             | reason.map_or(0, |reason| HAS_REASON | (reason.len() as u64) << 8)
             | text.len() as u64;
-        let mut words = Vec::from([head, one, two, self.since.cast_unsigned()]);
+        let mut words = Vec::from([head, self.tag.into(), one, two, self.since.cast_unsigned()]);
         for part in [text, reason.unwrap_or_default()] {
             words.extend(part.chunks(8).map(|chunk| {
                 chunk.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte))
@@ -68,12 +70,13 @@ fn cut(text: &[u8]) -> &[u8] {
 
 /// Reads what [`Ban::words`] wrote, and shows it.
 fn read(words: &[u64], until: Micros, show: impl FnOnce(&Ban<'_>)) -> Option<()> {
-    let (&[head, one, two, since], texts) = words.split_first_chunk()?;
+    let (&[head, tag, one, two, since], texts) = words.split_first_chunk()?;
     let bytes: Vec<u8> = texts.iter().flat_map(|word| word.to_le_bytes()).collect();
     let (length, reason_length) = ((head & 0xff) as usize, (head >> 8 & 0xff) as usize);
     let (text, rest) = bytes.split_at_checked(length.next_multiple_of(8))?;
     show(&Ban {
         database: (head >> 32) as u32,
+        tag: tag as u32,
         limiter: (u128::from(one) | u128::from(two) << 64).to_le_bytes(),
         text: text.get(..length)?,
         reason: if head & HAS_REASON == 0 { None } else { Some(rest.get(..reason_length)?) },
@@ -139,7 +142,12 @@ impl<'t, H: Host> Table<'t, H> {
 
 impl Record<'_> {
     /// Whether it is a ban.
-    pub fn is_ban(&self) -> bool {
+    fn is_ban(&self) -> bool {
         self.kind == BAN_KIND
+    }
+
+    /// The tag of the limiter that bans, if this is a ban.
+    pub fn ban_tag(&self) -> Option<u32> {
+        self.times.get(1).filter(|_| self.is_ban()).map(|tag| *tag as u32)
     }
 }

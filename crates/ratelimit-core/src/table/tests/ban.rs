@@ -9,6 +9,7 @@ fn ban(text: &'static str, until: Option<Micros>) -> Ban<'static> {
     Ban {
         database: 5,
         limiter: *b"0123456789abcdef",
+        tag: 0x1234_5678,
         text: text.as_bytes(),
         reason: Some(b"scraping"),
         automatic: false,
@@ -115,7 +116,7 @@ fn bans_leave_a_table_and_enter_another() {
     memory.table().ban(key(1), &ban(long, None), START.steady).unwrap();
     let mut records = 0;
     let install = |record: &Record<'_>| {
-        assert!(record.is_ban());
+        assert_eq!(record.ban_tag(), Some(0x1234_5678));
         records += 1;
         other.table().install(record, START.steady, |_| true).map(|_| ())
     };
