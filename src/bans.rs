@@ -48,7 +48,7 @@ pub fn ban(
         since: now,
         until: sentence.duration.map(|duration| now.saturating_add(duration)),
     };
-    header.lists.set_has_bans(limiter.lists.place);
+    header.lists.mark(limiter.lists.place, limiter.list_key(text));
     header.table().ban(limiter.key(text), &ban, now).map_err(|_| Error::full())
 }
 

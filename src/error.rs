@@ -6,6 +6,7 @@
 use std::ffi::{c_char, c_int, CString};
 
 use pgrx::pg_sys;
+use ratelimit_core::slots::Wanted;
 use ratelimit_core::{Decision, Micros, RateError, Reason, RuleError};
 
 use crate::encoding;
@@ -29,6 +30,7 @@ const NOT_IN_PREREQUISITE_STATE: &[u8; 5] = b"55000";
 const READ_ONLY: &[u8; 5] = b"25006";
 const INSUFFICIENT_RESOURCES: &[u8; 5] = b"53000";
 const CONFIGURATION_LIMIT_EXCEEDED: &[u8; 5] = b"53400";
+const DEADLOCK_DETECTED: &[u8; 5] = b"40P01";
 const LOCK_NOT_AVAILABLE: &[u8; 5] = b"55P03";
 const INTERNAL_ERROR: &[u8; 5] = b"XX000";
 const OUT_OF_MEMORY: &[u8; 5] = b"53200";
@@ -106,6 +108,12 @@ impl Error {
             .hint("Use a limiter with storage \"memory\", which also works in read-only transactions and on standbys.")
     }
 
+    pub fn read_only_lease() -> Self {
+        Error::new(READ_ONLY, "cannot change a lease of a durable limiter in a read-only transaction")
+            .detail("Leases of limiters with storage \"durable\" are written to tables.")
+            .hint("Use a limiter with storage \"memory\", which also works in read-only transactions and on standbys.")
+    }
+
     /// What was to be given back or forgotten has no place in memory.
     pub fn full() -> Self {
         Error::new(INSUFFICIENT_RESOURCES, "shared memory of ratelimit is full")
@@ -166,6 +174,12 @@ impl Error {
         .hint("Use COMMIT.")
     }
 
+    pub fn prepare_with_leases() -> Self {
+        Error::new(NOT_SUPPORTED, "cannot PREPARE a transaction that changed leases of a durable limiter")
+            .detail("What it did could not be undone if the transaction were rolled back in another session.")
+            .hint("Use COMMIT, or a limiter with storage \"memory\".")
+    }
+
     pub fn no_slots(limiter: &str) -> Self {
         Error::new(INVALID_PARAMETER, format!("limiter \"{limiter}\" has no max_concurrent"))
             .detail("Only a limiter that bounds how many may go on at once has slots.")
@@ -176,6 +190,25 @@ impl Error {
         Error::new(CONFIGURATION_LIMIT_EXCEEDED, "too many concurrency slots are held")
             .detail(format!("At most {most} can be held on this server, of all limiters and keys."))
             .hint("Raise ratelimit.max_slots, and max_locks_per_transaction with it, and restart the server.")
+    }
+
+    /// Each waits for the next one, and the last for the first.
+    pub fn deadlock(cycle: &[(i32, Wanted)]) -> Self {
+        let next = cycle.iter().cycle().skip(1);
+        let lines: Vec<_> = cycle
+            .iter()
+            .zip(next)
+            .map(|((pid, wanted), (blocker, _))| {
+                let wanted = match wanted {
+                    Wanted::Lock => "lock",
+                    Wanted::Slot => "concurrency slot",
+                };
+                format!("Process {pid} waits for a {wanted}; blocked by process {blocker}.")
+            })
+            .collect();
+        Error::new(DEADLOCK_DETECTED, "deadlock detected")
+            .detail(lines.join("\n"))
+            .hint("Take slots and locks in the same order everywhere.")
     }
 
     pub fn ttl() -> Self {

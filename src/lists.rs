@@ -19,7 +19,7 @@ use ratelimit_core::Micros;
 use rustc_hash::FxBuildHasher;
 
 use crate::backend::BackendCell;
-use crate::catalog::{self, DefinedRule, Definition, Lists, Stake, Tables};
+use crate::catalog::{self, DefinedRule, Definition, Id, Lists, Stake, Tables};
 use crate::datum::EPOCHS;
 use crate::error::{Error, Report, Result};
 use crate::function::{pg_function, Call};
@@ -54,12 +54,20 @@ struct Known {
 /// What this process has read, by the keys that lists know.
 struct Cache {
     rows: HashMap<Key, Known, FxBuildHasher>,
+    /// Most limits are those of a few plans: keys share them.
+    limits: HashMap<Limit, Rc<DefinedRule>, FxBuildHasher>,
     /// Whether shared memory told of changes when they were read.
     told: bool,
 }
 
-static CACHE: BackendCell<Cache> =
-    BackendCell::new(Cache { rows: HashMap::with_hasher(FxBuildHasher), told: false });
+/// A limiter, a quota and a burst.
+type Limit = (Id, i64, Option<i64>);
+
+static CACHE: BackendCell<Cache> = BackendCell::new(Cache {
+    rows: HashMap::with_hasher(FxBuildHasher),
+    limits: HashMap::with_hasher(FxBuildHasher),
+    told: false,
+});
 /// When there are more, all are forgotten: 16 MB.
 const MOST: usize = 1 << 17;
 
@@ -82,6 +90,7 @@ pub fn is_told() -> bool {
 pub fn forget() {
     CACHE.with(|cache| {
         cache.rows.clear();
+        cache.limits.clear();
         if cache.rows.capacity() > MOST / 16 {
             cache.rows = HashMap::with_hasher(FxBuildHasher);
         }
@@ -107,7 +116,7 @@ pub fn find(header: &Header, limiter: &Definition, text: &[u8], key: Key) -> Res
     let Some(tables) = &limiter.lists.tables else { return Ok(None) };
     let (lists, place, told) = (&header.lists, limiter.lists.place, is_told());
     if told {
-        if lists.look(place, key) == Listed::Unknown && place.is_some() {
+        if place.is_some() && lists.look(place, key) == Listed::Unknown {
             catalog::listed_keys(tables, limiter.bytes(), |text| {
                 lists.mark(place, limiter.list_key(text));
                 true
@@ -148,11 +157,10 @@ pub fn find(header: &Header, limiter: &Definition, text: &[u8], key: Key) -> Res
 fn read(tables: &Tables, limiter: &Definition, text: &[u8]) -> Result<Option<Row>> {
     let mut row = Row::default();
     if let Some(found) = catalog::override_of(tables, limiter.bytes(), text) {
-        let quota = found.quota.unwrap_or(0).unsigned_abs();
         row.action = Some(match found.action.as_str() {
             "allow" => Action::Allow,
             "deny" => Action::Deny,
-            _ => Action::Limit(limiter.limited(quota, found.burst.map(i64::unsigned_abs))?),
+            _ => Action::Limit(limit(limiter, found.quota.unwrap_or(0), found.burst)?),
         });
         row.action_ends = end(found.expires);
     }
@@ -160,6 +168,18 @@ fn read(tables: &Tables, limiter: &Definition, text: &[u8]) -> Result<Option<Row
         row.ban_ends = catalog::ban_of(tables, limiter.bytes(), text).map(end);
     }
     Ok((row.action.is_some() || row.ban_ends.is_some()).then_some(row))
+}
+
+fn limit(limiter: &Definition, quota: i64, burst: Option<i64>) -> Result<Option<Rc<DefinedRule>>> {
+    let limit = (limiter.id(), quota, burst);
+    if let Some(known) = CACHE.with(|cache| cache.limits.get(&limit).cloned()) {
+        return Ok(Some(known));
+    }
+    let rule = limiter.limited(quota.unsigned_abs(), burst.map(i64::unsigned_abs))?;
+    if let Some(rule) = &rule {
+        CACHE.with(|cache| cache.limits.insert(limit, rule.clone()));
+    }
+    Ok(rule)
 }
 
 fn end(time: i64) -> Micros {

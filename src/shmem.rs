@@ -8,7 +8,7 @@
 mod dynamic;
 mod slots;
 
-pub use slots::{process, STEPS};
+pub use slots::{process, process_of, STEPS};
 
 use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;

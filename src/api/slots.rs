@@ -1,12 +1,13 @@
 //! Concurrency slots, as `sql/slots.sql` declares them.
 
-use pgrx::pg_sys::{self, Datum};
+use pgrx::pg_sys::Datum;
 use ratelimit_core::slots::{Kind, Token};
 use ratelimit_core::Micros;
 
 use super::wait::{deadline, span};
 use crate::catalog::{Definition, Mode};
-use crate::datum::{self, Rows, EPOCHS};
+use crate::datum::{self, Rows};
+use crate::durable;
 use crate::error::{Error, Result};
 use crate::function::{pg_function, Call};
 use crate::shmem;
@@ -84,7 +85,7 @@ pg_function! {
         let (token, ttl) = (call.uuid(0, "token")?, call.ttl(1)?);
         let store = Store::new(call)?;
         store.check_shared()?;
-        Ok(Datum::from(slots::renew(store.header(), token, ttl)))
+        Ok(Datum::from(slots::renew(store.header(), call.function(), token, ttl)?))
     }
 }
 
@@ -94,7 +95,7 @@ pg_function! {
         let token = call.uuid(0, "token")?;
         let store = Store::new(call)?;
         store.check_shared()?;
-        Ok(Datum::from(slots::release(store.header(), token)))
+        Ok(Datum::from(slots::release(store.header(), call.function(), token)?))
     }
 }
 
@@ -105,14 +106,10 @@ pg_function! {
         let Some(header) = shmem::get()? else {
             return Ok(Datum::null());
         };
-        // SAFETY: a plain variable, set when the process connected to its database.
-        let database = unsafe { pg_sys::MyDatabaseId }.to_u32();
+        durable::load_known_leases(header, call.function())?;
         let clock = header.clock.now();
-        let time = |steady: i64| match steady {
-            Micros::MAX => Datum::from(INFINITY),
-            _ => Datum::from(clock.wall + (steady - clock.steady) - EPOCHS),
-        };
-        for held in slots::all(header, database) {
+        let time = |steady| datum::time(steady, clock);
+        for held in slots::all(header) {
             let kind = match held.kind {
                 Kind::Transaction => "transaction",
                 Kind::Session => "session",
@@ -131,9 +128,6 @@ pg_function! {
         Ok(Datum::null())
     }
 }
-
-/// `infinity` as a timestamp: for a lease that lasts longer than there is time.
-const INFINITY: i64 = i64::MAX;
 
 /// The token of a lease, or null. Where slots have nothing to say, and in shadow where there are none, it frees nothing.
 fn lease(

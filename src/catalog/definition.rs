@@ -273,6 +273,20 @@ impl Definition {
         self.digest.key(key)
     }
 
+    /// The key as slots in shared memory know it. Of a durable limiter it is found again by its digest, which is all that a table
+    /// keeps.
+    pub fn slot_key(&self, key: &[u8]) -> Key {
+        match self.stake {
+            Stake::Durable => self.hasher.key(&self.slot_digest(key)),
+            Stake::Keep | Stake::Refund => self.hasher.key(key),
+        }
+    }
+
+    /// How the tables know whose slots they are.
+    pub fn slot_digest(&self, key: &[u8]) -> Id {
+        digest_of(self.durable_key(key))
+    }
+
     /// Marks the limiter's keys in the table.
     pub fn tag(&self) -> u32 {
         self.hasher.tag()

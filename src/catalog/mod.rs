@@ -15,6 +15,8 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use pgrx::pg_sys::{self, Datum, Oid};
+use ratelimit_core::table::Key;
+use ratelimit_core::Secret;
 use rustc_hash::FxBuildHasher;
 
 pub use definition::{hasher, DefinedRule, Definition, Lists, Mode, Stake};
@@ -90,6 +92,17 @@ fn load(header: &Header, name: &[u8], function: Oid) -> Result<Rc<Definition>> {
         cache.last = Some(definition.clone());
     });
     Ok(definition)
+}
+
+/// The schema with the extension's tables; `function` is one of the extension's.
+pub fn schema_of(function: Oid) -> Oid {
+    scan::Tables::of(function).schema
+}
+
+/// How shared memory knows the slots of durable limiters in this schema, of which tables have the limiter's id and a digest.
+pub fn slot_keys<'s>(schema: Oid, secret: &'s Secret) -> impl Fn(&Id, &Id) -> Key + use<'s> {
+    let tables = scan::Tables::in_schema(schema);
+    move |limiter, digest| hasher(&tables, limiter, secret).key(digest)
 }
 
 /// Registers for what the server has to tell; the postmaster's children inherit it.

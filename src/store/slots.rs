@@ -3,15 +3,21 @@
 use ratelimit_core::{Decision, Operation, Reason};
 
 use super::{Asked, Store, Verdict};
-use crate::catalog::{Definition, Mode};
+use crate::catalog::{Definition, Mode, Stake};
+use crate::durable;
 use crate::error::{Error, Result};
+use crate::shmem;
 use crate::slots::{Slots, Term};
 
 impl Store {
     /// The slots of a limiter for a key.
     pub fn slots<'a>(&self, limiter: &'a Definition, key: &'a [u8]) -> Result<Slots<'a>> {
-        Slots::of(self.header, self.function, limiter, key)
-            .ok_or_else(|| Error::no_slots(&limiter.name))
+        let slots = Slots::of(self.header, self.function, limiter, key)
+            .ok_or_else(|| Error::no_slots(&limiter.name))?;
+        if limiter.stake() == Stake::Durable && shmem::is_shared(self.header) {
+            durable::load_leases(self.header, self.function)?;
+        }
+        Ok(slots)
     }
 
     /// The answer to who asks for a slot, where slots have nothing to say: all in shadow that are shut out get one, too.

@@ -62,13 +62,20 @@ impl Store {
         if lists.is_clear(place) {
             return false;
         }
-        let has_row = match lists.look(place, key) {
+        match lists.look(place, key) {
             Listed::No => false,
             Listed::Maybe => true,
-            Listed::Unknown => may_be_unknown(limiter),
-        };
-        let table_key = limiter.table_key(key);
-        has_row || lists.has_bans(place) && self.header.table().may_be_banned(table_key)
+            Listed::Unknown => self.may_be_unknown(limiter, key),
+        }
+    }
+
+    /// The same where shared memory does not know.
+    #[cold]
+    fn may_be_unknown(&self, limiter: &Definition, key: Key) -> bool {
+        limiter.lists.tables.is_some()
+            && (limiter.lists.any
+                || lists::is_told()
+                || self.header.table().may_be_banned(limiter.table_key(key)))
     }
 
     /// What is known of a key.
@@ -103,20 +110,15 @@ impl Store {
         if let Some(ends) = row.ban_ends.filter(|ends| !has_ended(*ends)) {
             return Ok(shut_out(limiter, own, Reason::Ban, ends, wall()));
         }
-        if limiter.stake() != Stake::Durable && self.header.lists.has_bans(limiter.lists.place) {
+        let (table, table_key) = (self.header.table(), limiter.table_key(key));
+        if limiter.stake() != Stake::Durable && table.may_be_banned(table_key) {
             let now = self.header.clock.now().steady;
-            if let Some(ends) = self.header.table().banned(limiter.table_key(key), now) {
+            if let Some(ends) = table.banned(table_key, now) {
                 return Ok(shut_out(limiter, own, Reason::Ban, ends, now));
             }
         }
         Ok(Verdict::Limited(own))
     }
-}
-
-/// Whether a key may have a row where shared memory does not know.
-#[cold]
-fn may_be_unknown(limiter: &Definition) -> bool {
-    limiter.lists.tables.is_some() && (limiter.lists.any || lists::is_told())
 }
 
 fn shut_out(

@@ -1,5 +1,5 @@
-//! Which keys may have a row of their own in a list that is kept elsewhere, such as a table, and which limiters ban: what all processes of
-//! a server know of that, in a fixed amount of memory.
+//! Which keys may have a row of their own in a list that is kept elsewhere, such as a table, or a ban: what all processes of a server know
+//! of that, in a fixed amount of memory.
 //!
 //! * A limiter whose list was read once is said to be *known*: then a key that was never marked has no row, and most keys of most
 //!   limiters need no other look. Nothing is ever unmarked: a row that is gone costs a look at the list, and no mistake.
@@ -7,6 +7,8 @@
 //!   is known, has not missed what others are adding.
 //! * What a process remembers of a row is good as long as the [`generation`](Lists::generation) of its key is the same. It changes when a
 //!   row was changed, after others can see that. So a process reads the generation first, and the row then.
+//!
+//! A key that is banned in shared memory is marked, too.
 //!
 //! Marks are a Bloom filter (Burton H. Bloom, "Space/time trade-offs in hash coding with allowable errors", 1970) with both bits of a key
 //! in one word: about one key in thirty that was not marked looks as if it were, when 100,000 are.
@@ -36,7 +38,6 @@ pub struct Lists {
 const USED: u64 = 1 << 32;
 const KNOWN: u64 = 1 << 33;
 const MARKED: u64 = 1 << 34;
-const BANNED: u64 = 1 << 35;
 
 /// Where a limiter is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,13 +75,13 @@ impl Lists {
     #[inline(always)]
     fn flags(&self, place: Option<Place>) -> u64 {
         let limiter = place.and_then(|place| self.limiter(place));
-        limiter.map_or(BANNED, |limiter| limiter.load(Ordering::Acquire))
+        limiter.map_or(0, |limiter| limiter.load(Ordering::Acquire))
     }
 
-    /// Whether no key of the limiter has a row or was banned: where most questions end.
+    /// Whether no key of the limiter was marked: where most questions end.
     #[inline(always)]
     pub fn is_clear(&self, place: Option<Place>) -> bool {
-        self.flags(place) & (KNOWN | MARKED | BANNED) == KNOWN
+        self.flags(place) & (KNOWN | MARKED) == KNOWN
     }
 
     /// Whether a key of the limiter has a row.
@@ -97,17 +98,6 @@ impl Lists {
         } else {
             Listed::No
         }
-    }
-
-    /// Whether a key of the limiter may ever have been banned in shared memory.
-    #[inline(always)]
-    pub fn has_bans(&self, place: Option<Place>) -> bool {
-        self.flags(place) & BANNED != 0
-    }
-
-    /// Says that a key of the limiter is about to be banned.
-    pub fn set_has_bans(&self, place: Option<Place>) {
-        self.set(place, BANNED);
     }
 
     fn set(&self, place: Option<Place>, flag: u64) {
@@ -202,19 +192,6 @@ mod tests {
         assert_eq!(lists.look(other, key(1)), Listed::No, "marked for another limiter");
         lists.mark(other, key(2));
         assert!(!lists.is_clear(other));
-    }
-
-    #[test]
-    fn a_limiter_that_bans_is_not_clear() {
-        let lists = lists();
-        let (place, other) = (lists.place(7), lists.place(8));
-        lists.set_known(place);
-        lists.set_known(other);
-        lists.set_has_bans(place);
-        assert!(!lists.is_clear(place) && lists.has_bans(place));
-        assert!(lists.is_clear(other) && !lists.has_bans(other));
-        assert_eq!(lists.look(place, key(1)), Listed::No);
-        assert!(lists.has_bans(None), "where nothing is known it may be");
     }
 
     #[test]

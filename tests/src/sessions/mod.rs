@@ -6,10 +6,12 @@ mod contention;
 mod copies;
 mod crash;
 mod crowd;
+mod deadlocks;
 mod definitions;
 mod documents;
 mod dump;
 mod durability;
+mod durable_leases;
 mod encodings;
 mod flood;
 mod folding;
@@ -23,6 +25,7 @@ mod oracle;
 mod parallel;
 mod postgrest;
 mod purging;
+mod queue;
 mod random;
 mod read_only;
 mod recipes;
@@ -32,6 +35,10 @@ mod ruin;
 mod saved;
 mod savepoints;
 mod settings;
+mod slots_ceiling;
+mod slots_crowd;
+mod slots_interrupted;
+mod slots_queue;
 mod standby;
 mod transactions;
 mod unloaded;
@@ -56,9 +63,11 @@ pub fn tests() -> Vec<FileTest> {
         contention::TESTS,
         copies::TESTS,
         crash::TESTS,
+        deadlocks::TESTS,
         definitions::TESTS,
         dump::TESTS,
         durability::TESTS,
+        durable_leases::TESTS,
         encodings::TESTS,
         flood::TESTS,
         folding::TESTS,
@@ -75,6 +84,10 @@ pub fn tests() -> Vec<FileTest> {
         ruin::TESTS,
         saved::TESTS,
         settings::TESTS,
+        slots_ceiling::TESTS,
+        slots_crowd::TESTS,
+        slots_interrupted::TESTS,
+        slots_queue::TESTS,
         standby::TESTS,
         transactions::TESTS,
         unloaded::TESTS,
@@ -91,6 +104,8 @@ pub fn tests() -> Vec<FileTest> {
         documents::tests(),
         rollback::tests(),
         savepoints::tests(),
+        slots_interrupted::tests(),
+        slots_queue::tests(),
         transactions::tests(),
         waiting::interruptions(),
         waiting::tests(),
