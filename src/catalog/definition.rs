@@ -6,8 +6,8 @@ use std::rc::Rc;
 use pgrx::pg_sys;
 use ratelimit_core::table::{rule_key, Key, Request};
 use ratelimit_core::{
-    check_together, Algorithm, Anchor, KeyHasher, Micros, Period, RateSpec, Refill, Rule,
-    RuleError, Secret, SECOND,
+    check_together, Algorithm, Anchor, KeyHasher, Micros, RateSpec, Refill, Rule, RuleError,
+    Secret, SECOND,
 };
 use rustc_hash::FxBuildHasher;
 use smallvec::SmallVec;
@@ -232,12 +232,7 @@ fn defined(
         "interval" => Refill::Interval,
         other => return Err(unknown("refill", other)),
     };
-    let period = row.period.period("period", weeks_are_days)?;
-    // Only windows know a calendar.
-    let period = match (algorithm, period) {
-        (Algorithm::FixedWindow, _) | (_, Period::Months(_)) => period,
-        _ => Period::Span(row.period.span("period")?),
-    };
+    let period = row.period.period_of("period", algorithm, weeks_are_days)?;
     let spec = RateSpec {
         algorithm,
         quota: row.quota.try_into().map_err(|_| Error::negative("quota", row.quota))?,
