@@ -23,6 +23,18 @@ CREATE FUNCTION rl_enforce(limiter text, key text, cost bigint DEFAULT 1)
     LANGUAGE c VOLATILE PARALLEL RESTRICTED COST 100 AS 'MODULE_PATHNAME', 'rl_enforce';
 COMMENT ON FUNCTION rl_enforce IS 'takes cost, or raises PT429';
 
+CREATE FUNCTION rl_acquire(limiter text, key text, cost bigint DEFAULT 1, timeout interval DEFAULT NULL,
+    OUT allowed boolean, OUT quota bigint, OUT remaining bigint,
+    OUT retry_after interval, OUT reset_after interval, OUT reason text)
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED COST 100 AS 'MODULE_PATHNAME', 'rl_acquire';
+COMMENT ON FUNCTION rl_acquire IS 'waits its turn and takes cost; refused at once if its turn is not before the timeout; null waits as long as the limiter says, else for ever';
+
+CREATE FUNCTION rl_reserve(limiter text, key text, cost bigint DEFAULT 1, max_wait interval DEFAULT NULL,
+    OUT reserved boolean, OUT wait interval, OUT quota bigint, OUT remaining bigint,
+    OUT retry_after interval, OUT reset_after interval, OUT reason text)
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED COST 100 AS 'MODULE_PATHNAME', 'rl_reserve';
+COMMENT ON FUNCTION rl_reserve IS 'takes cost as of its turn, and says how long the client has to wait for that; rl_refund cancels it';
+
 CREATE FUNCTION rl_take(limiter text, key text, at_most bigint)
     RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL RESTRICTED COST 100 AS 'MODULE_PATHNAME', 'rl_take';
@@ -124,18 +136,19 @@ CREATE FUNCTION rl_limit_statement()
 COMMENT ON FUNCTION rl_limit_statement IS 'AFTER statement trigger (limiter, key template) with a transition table: takes for each key as much as there are rows';
 
 CREATE FUNCTION _rl_info(OUT preloaded boolean, OUT keys bigint, OUT max_keys bigint, OUT evictions bigint,
-    OUT last_purge timestamptz, OUT last_purge_rows bigint, OUT last_error text, OUT library_version text)
+    OUT slots bigint, OUT max_slots bigint, OUT last_purge timestamptz, OUT last_purge_rows bigint, OUT last_error text,
+    OUT library_version text)
     LANGUAGE c VOLATILE PARALLEL RESTRICTED COST 100 AS 'MODULE_PATHNAME', '_rl_info';
 COMMENT ON FUNCTION _rl_info IS 'internal: what the library knows for rl_info';
 
--- Columns of capabilities that this version does not have are null. last_purge is of the last round of workers, or call of rl_purge;
+-- What is in shared memory is null where there is none. last_purge is of the last round of workers, or call of rl_purge;
 -- last_error stands until house-keeping succeeds in the same database.
 CREATE FUNCTION rl_info(OUT preloaded boolean, OUT keys bigint, OUT max_keys bigint, OUT evictions bigint,
     OUT slots bigint, OUT max_slots bigint, OUT last_purge timestamptz, OUT last_purge_rows bigint,
     OUT last_error text, OUT library_version text, OUT extension_version text)
     LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
-        SELECT i.preloaded, i.keys, i.max_keys, i.evictions, NULL::bigint, NULL::bigint,
+        SELECT i.preloaded, i.keys, i.max_keys, i.evictions, i.slots, i.max_slots,
                i.last_purge, i.last_purge_rows, i.last_error, i.library_version, e.extversion
           FROM @extschema@._rl_info() AS i, pg_extension AS e
          WHERE e.extname = 'ratelimit'

@@ -18,7 +18,9 @@ CREATE TABLE rl_ledger_0 (
     rule    integer NOT NULL,
     at      timestamptz NOT NULL,
     -- Negative: given back. Null: all that was taken before is forgotten.
-    cost    bigint
+    cost    bigint,
+    -- So many microseconds ahead lies what was booked; null, and nothing to store, for what was not.
+    wait    bigint
 ) WITH (autovacuum_enabled = off);
 COMMENT ON TABLE rl_ledger_0 IS 'internal: what was taken from durable limiters';
 CREATE INDEX rl_ledger_0_key ON rl_ledger_0 (key);

@@ -36,11 +36,12 @@ CREATE FUNCTION rl_grant_usage(role regrole) RETURNS SETOF text
     LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
         SELECT @extschema@._rl_grant(role, ARRAY[
-            'rl_check', 'rl_check_all', 'rl_enforce', 'rl_http_headers', 'rl_limit_row', 'rl_limit_statement', 'rl_peek',
-            'rl_penalize', 'rl_refund', 'rl_simulate', 'rl_sliding_check', 'rl_take', 'rl_throttle', 'rl_try_acquire',
-            'rl_try_acquire_many'])
+            'rl_acquire', 'rl_check', 'rl_check_all', 'rl_enforce', 'rl_http_headers', 'rl_limit_row', 'rl_limit_statement', 'rl_peek',
+            'rl_lease', 'rl_penalize', 'rl_refund', 'rl_release_lease', 'rl_release_session_slot', 'rl_renew_lease',
+            'rl_reserve', 'rl_session_slot', 'rl_simulate', 'rl_sliding_check', 'rl_slot', 'rl_take', 'rl_throttle', 'rl_try_acquire',
+            'rl_try_acquire_many', 'rl_try_lease', 'rl_try_session_slot', 'rl_try_slot'])
     $$;
-COMMENT ON FUNCTION rl_grant_usage IS 'lets a role decide, peek, refund, penalize, simulate and ask for headers; returns what was granted';
+COMMENT ON FUNCTION rl_grant_usage IS 'lets a role decide, wait, peek, refund, penalize, hold slots and leases, simulate and ask for headers; returns what was granted';
 
 CREATE FUNCTION rl_grant_admin(role regrole) RETURNS SETOF text
     LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -65,3 +66,4 @@ BEGIN
     END LOOP;
 END
 $$;
+GRANT EXECUTE ON FUNCTION _rl_slots() TO pg_read_all_stats;

@@ -78,6 +78,45 @@ pub fn try_lock(database: Oid, class: Oid, object: Oid, mode: u32) -> bool {
     }
 }
 
+/// Takes a lock if that needs no waiting. A full lock table is no error, but an answer.
+pub fn try_lock_without_error(
+    tag: &pg_sys::LOCKTAG,
+    mode: pg_sys::LOCKMODE,
+    for_session: bool,
+) -> pg_sys::LockAcquireResult::Type {
+    let nothing = std::ptr::null_mut();
+    // SAFETY: the tag is copied, and the lock is not asked for in return.
+    unsafe {
+        #[cfg(feature = "pg18")]
+        return pg_sys::LockAcquireExtended(tag, mode, for_session, true, false, nothing, false);
+        #[cfg(not(feature = "pg18"))]
+        return pg_sys::LockAcquireExtended(tag, mode, for_session, true, false, nothing);
+    }
+}
+
+/// Whether this process has this lock.
+pub fn is_locked_here(tag: &pg_sys::LOCKTAG, mode: pg_sys::LOCKMODE) -> bool {
+    // SAFETY: looks into a table of this process.
+    unsafe {
+        #[cfg(any(feature = "pg17", feature = "pg18"))]
+        return pg_sys::LockHeldByMe(tag, mode, false);
+        #[cfg(not(any(feature = "pg17", feature = "pg18")))]
+        return pg_sys::LockHeldByMe(tag, mode);
+    }
+}
+
+/// What pg_stat_activity shows of a process that waits for this: its own name from PostgreSQL 17 on, else `Extension`.
+pub fn wait_event(name: &CStr) -> u32 {
+    #[cfg(any(feature = "pg17", feature = "pg18"))]
+    // SAFETY: the name is terminated, short and copied; one that is known gets the same number again.
+    return unsafe { pg_sys::WaitEventExtensionNew(name.as_ptr()) };
+    #[cfg(not(any(feature = "pg17", feature = "pg18")))]
+    {
+        let _ = name;
+        pg_sys::PG_WAIT_EXTENSION
+    }
+}
+
 /// The lock under which libraries make their shared memory. A macro in C; its number is the same in PostgreSQL 15 to 18.
 ///
 /// # Safety

@@ -11,6 +11,7 @@ use crate::compat;
 
 static MAX_KEYS: GucSetting<i32> = GucSetting::<i32>::new(131_072);
 static PARTITIONS: GucSetting<i32> = GucSetting::<i32>::new(16);
+static MAX_SLOTS: GucSetting<i32> = GucSetting::<i32>::new(-1);
 static SAVE_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(300);
 static SIZES_OF_SESSION: AtomicBool = AtomicBool::new(false);
 static PURGE_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(10_000);
@@ -69,7 +70,7 @@ pub fn define() {
         flags,
     );
     if !preloading() {
-        let sizes = [c"ratelimit.max_keys", c"ratelimit.partitions"];
+        let sizes = [c"ratelimit.max_keys", c"ratelimit.partitions", c"ratelimit.max_slots"];
         SIZES_OF_SESSION
             .store(sizes.into_iter().any(compat::is_set_for_session), Ordering::Relaxed);
     }
@@ -91,6 +92,16 @@ pub fn define() {
         &PARTITIONS,
         1,
         1_024,
+        server(),
+        flags,
+    );
+    GucRegistry::define_int_guc(
+        c"ratelimit.max_slots",
+        c"Sets how many concurrency slots can be held on the server.",
+        c"-1 is a quarter of the server's lock table; more than half of it is never used.",
+        &MAX_SLOTS,
+        -1,
+        1_000_000,
         server(),
         flags,
     );
@@ -127,6 +138,11 @@ pub fn max_keys() -> usize {
 /// `ratelimit.partitions`
 pub fn partitions() -> usize {
     PARTITIONS.get().try_into().unwrap_or(1)
+}
+
+/// `ratelimit.max_slots`, if it is set.
+pub fn max_slots() -> Option<usize> {
+    MAX_SLOTS.get().try_into().ok()
 }
 
 /// `ratelimit.save_interval`, if there is one.

@@ -3,11 +3,14 @@
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 use pgrx::pg_sys::{self, Datum};
-use ratelimit_core::Decision;
+use ratelimit_core::{Decision, Reason};
 
 use crate::error::{Error, Result};
 use crate::function::Call;
 use crate::interval;
+
+/// From 1970, where our times begin, to 2000, where PostgreSQL's do: in microseconds.
+pub const EPOCHS: i64 = 10_957 * ratelimit_core::DAY;
 
 /// A value of a row, or null.
 pub type Field = Option<Datum>;
@@ -17,6 +20,16 @@ pub fn text(bytes: &[u8]) -> Datum {
     // SAFETY: copies so many bytes into the current memory context.
     unsafe {
         Datum::from(pg_sys::cstring_to_text_with_len(bytes.as_ptr().cast(), bytes.len() as i32))
+    }
+}
+
+/// A uuid.
+pub fn uuid(bytes: [u8; 16]) -> Datum {
+    // SAFETY: palloc answers memory of this size, or raises an error.
+    unsafe {
+        let uuid = pg_sys::palloc(bytes.len()).cast::<[u8; 16]>();
+        uuid.write(bytes);
+        Datum::from(uuid)
     }
 }
 
@@ -31,12 +44,14 @@ pub fn count(value: u64) -> Field {
 
 /// The six fields of a decision, in the order of the contract.
 pub fn decision(decision: &Decision) -> [Field; 6] {
+    // When somebody gives a slot back is not known.
+    let known = decision.reason != Some(Reason::Concurrency);
     [
         Some(boolean(decision.allowed)),
         count(decision.quota),
         count(decision.remaining),
         decision.retry_after.map(interval::datum),
-        Some(interval::datum(decision.reset_after)),
+        known.then(|| interval::datum(decision.reset_after)),
         decision.reason.map(|reason| text(reason.as_str().as_bytes())),
     ]
 }

@@ -6,7 +6,7 @@
 use std::ffi::{c_char, c_int, CString};
 
 use pgrx::pg_sys;
-use ratelimit_core::{Decision, Micros, RateError, RuleError};
+use ratelimit_core::{Decision, Micros, RateError, Reason, RuleError};
 
 use crate::encoding;
 
@@ -28,6 +28,7 @@ const NOT_SUPPORTED: &[u8; 5] = b"0A000";
 const NOT_IN_PREREQUISITE_STATE: &[u8; 5] = b"55000";
 const READ_ONLY: &[u8; 5] = b"25006";
 const INSUFFICIENT_RESOURCES: &[u8; 5] = b"53000";
+const CONFIGURATION_LIMIT_EXCEEDED: &[u8; 5] = b"53400";
 const LOCK_NOT_AVAILABLE: &[u8; 5] = b"55P03";
 const INTERNAL_ERROR: &[u8; 5] = b"XX000";
 const OUT_OF_MEMORY: &[u8; 5] = b"53200";
@@ -137,6 +138,45 @@ impl Error {
         Error::new(NOT_SUPPORTED, "cannot PREPARE a transaction that took from a limiter with on_rollback \"refund\"")
             .detail("What it took could not be given back if the transaction were rolled back in another session.")
             .hint("Use COMMIT, or a limiter with on_rollback \"keep\".")
+    }
+
+    pub fn prepare_with_slots() -> Self {
+        Error::new(NOT_SUPPORTED, "cannot PREPARE a transaction that holds concurrency slots")
+            .detail(
+                "A slot of a transaction is given back when it ends in the session that began it.",
+            )
+            .hint("Use COMMIT, or a lease.")
+    }
+
+    pub fn reserve_with_slots(limiter: &str) -> Self {
+        Error::new(
+            NOT_SUPPORTED,
+            format!("cannot reserve a turn of limiter \"{limiter}\", which has max_concurrent"),
+        )
+        .detail("Nobody can know when a concurrency slot will be free.")
+        .hint("Use rl_acquire, which waits for both, or a limiter without max_concurrent.")
+    }
+
+    pub fn no_slots(limiter: &str) -> Self {
+        Error::new(INVALID_PARAMETER, format!("limiter \"{limiter}\" has no max_concurrent"))
+            .detail("Only a limiter that bounds how many may go on at once has slots.")
+            .hint("Create it with rl_create_limiter(..., max_concurrent => 5), or set the column in rl_limiters.")
+    }
+
+    pub fn too_many_slots(most: usize) -> Self {
+        Error::new(CONFIGURATION_LIMIT_EXCEEDED, "too many concurrency slots are held")
+            .detail(format!("At most {most} can be held on this server, of all limiters and keys."))
+            .hint("Raise ratelimit.max_slots, and max_locks_per_transaction with it, and restart the server.")
+    }
+
+    pub fn ttl() -> Self {
+        Error::new(INVALID_PARAMETER, "ttl must be positive").hint(
+            "Give the time that the work takes at most, and renew the lease if it takes longer.",
+        )
+    }
+
+    pub fn negative_span(what: &str) -> Self {
+        Error::new(INVALID_PARAMETER, format!("{what} must not be negative"))
     }
 
     pub fn sizes_of_session() -> Self {
@@ -273,6 +313,11 @@ impl Error {
 
     /// The answer "no" as an error. The message becomes the HTTP reason phrase, so it is short, ASCII and without the key.
     pub fn denied(limiter: &str, decision: Option<&Decision>) -> Self {
+        if let Some(Decision { quota, reason: Some(Reason::Concurrency), .. }) = decision {
+            return Error::new(TOO_MANY_REQUESTS, "concurrency limit exceeded")
+                .detail(format!("Limiter \"{limiter}\", all {quota} slots are taken."))
+                .hint("Call again when one of their holders has finished.");
+        }
         let error = Error::new(TOO_MANY_REQUESTS, "rate limit exceeded");
         match decision.and_then(|decision| decision.retry_after) {
             Some(wait) => error

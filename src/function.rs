@@ -63,6 +63,13 @@ impl Call {
         self.0
     }
 
+    /// The answer null.
+    pub fn null(&self) -> pg_sys::Datum {
+        // SAFETY: fcinfo is valid for the whole call.
+        unsafe { (*self.0).isnull = true };
+        pg_sys::Datum::null()
+    }
+
     /// The function that was called: its schema is the extension's.
     pub fn function(&self) -> pg_sys::Oid {
         // SAFETY: fcinfo is valid for the whole call, and flinfo is set for calls from SQL and for triggers.

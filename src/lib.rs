@@ -18,6 +18,8 @@ mod interval;
 mod saved;
 mod schema;
 mod shmem;
+mod sleep;
+mod slots;
 mod store;
 mod transaction;
 mod trigger;
@@ -33,5 +35,6 @@ pub extern "C-unwind" fn _PG_init() {
     shmem::install();
     catalog::install();
     transaction::install();
+    slots::install();
     worker::install();
 }

@@ -6,5 +6,6 @@ extension_sql_file!("../sql/types.sql", name = "types", bootstrap);
 extension_sql_file!("../sql/definitions.sql", name = "definitions");
 extension_sql_file!("../sql/durable.sql", name = "durable", requires = ["definitions"]);
 extension_sql_file!("../sql/calls.sql", name = "calls", requires = ["durable"]);
-extension_sql_file!("../sql/limiters.sql", name = "limiters", requires = ["calls"]);
+extension_sql_file!("../sql/slots.sql", name = "slots", requires = ["calls"]);
+extension_sql_file!("../sql/limiters.sql", name = "limiters", requires = ["slots"]);
 extension_sql_file!("../sql/privileges.sql", name = "privileges", finalize);

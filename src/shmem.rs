@@ -6,6 +6,9 @@
 //! shared memory anew.
 
 mod dynamic;
+mod slots;
+
+pub use slots::process;
 
 use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -29,6 +32,7 @@ pub struct Header {
     pub secret: Secret,
     pub clock: Clock,
     shape: Shape,
+    slots: ratelimit_core::slots::Shape,
     /// For how many keys it was made.
     pub max_keys: usize,
     /// Counts committed changes to definitions.
@@ -141,11 +145,16 @@ impl Header {
         // SAFETY: the lock after those of the partitions, which this process does not hold; nobody reaches the news without it.
         unsafe {
             let lock = &raw mut (*LOCKS.load(Ordering::Relaxed).add(self.shape.partitions)).lock;
-            LWLockAcquire(lock, pg_sys::LWLockMode::LW_EXCLUSIVE);
+            lwlock_acquire(lock);
             let answer = f(&mut *self.board.news());
             LWLockRelease(lock);
             answer
         }
+    }
+
+    /// Counts committed changes to definitions.
+    pub fn definition_changes(&self) -> u64 {
+        self.definitions.load(Ordering::Acquire)
     }
 
     /// How many keys were pushed out to make room.
@@ -158,6 +167,13 @@ extern "C-unwind" {
     // Unguarded, for speed: neither raises an error but for more than 200 locks held at once.
     fn LWLockAcquire(lock: *mut pg_sys::LWLock, mode: pg_sys::LWLockMode::Type) -> bool;
     fn LWLockRelease(lock: *mut pg_sys::LWLock);
+}
+
+/// # Safety
+/// A lock of our tranche, which this process does not hold.
+unsafe fn lwlock_acquire(lock: *mut pg_sys::LWLock) {
+    // SAFETY: the caller says so.
+    unsafe { LWLockAcquire(lock, pg_sys::LWLockMode::LW_EXCLUSIVE) };
 }
 
 impl Server {
@@ -173,7 +189,7 @@ impl Host for Server {
             return;
         }
         // SAFETY: a lock of our tranche, which this process does not hold.
-        unsafe { LWLockAcquire(self.get(partition), pg_sys::LWLockMode::LW_EXCLUSIVE) };
+        unsafe { lwlock_acquire(self.get(partition)) };
     }
 
     fn unlock(&self, partition: usize) {
@@ -219,9 +235,9 @@ pub fn install() {
 static mut PREVIOUS_REQUEST: pg_sys::shmem_request_hook_type = None;
 static mut PREVIOUS_STARTUP: pg_sys::shmem_startup_hook_type = None;
 
-/// One for each partition, and one for the news.
+/// One for each partition, one for the news, and one for the slots.
 fn locks(shape: Shape) -> usize {
-    shape.partitions + 1
+    shape.partitions + 2
 }
 
 /// The header and the locks are paid for by a few cells less: 128 bytes a key are meant to be all. A small table pays a sixteenth.
@@ -245,6 +261,7 @@ unsafe extern "C-unwind" fn request() {
         let size = size_of::<Header>() + shape.cells() * size_of::<Cell>();
         SIZE.store(size, Ordering::Relaxed);
         pg_sys::RequestAddinShmemSpace(size);
+        pg_sys::RequestAddinShmemSpace(slots::size(&slots::shape()));
         pg_sys::RequestNamedLWLockTranche(TRANCHE.as_ptr(), locks(shape) as i32);
     }
 }
@@ -264,7 +281,11 @@ unsafe extern "C-unwind" fn startup() {
         let header = pg_sys::ShmemInitStruct(TRANCHE.as_ptr(), size, &mut found).cast::<Header>();
         LOCKS.store(pg_sys::GetNamedLWLockTranche(TRANCHE.as_ptr()), Ordering::Relaxed);
         HEADER.store(header, Ordering::Relaxed);
+        let slots_size = slots::size(&slots::shape());
+        let slots = pg_sys::ShmemInitStruct(c"ratelimit slots".as_ptr(), slots_size, &mut found);
+        slots::SLOTS.store(slots.cast(), Ordering::Relaxed);
         if !found {
+            slots.cast::<u8>().write_bytes(0, slots_size);
             begin(header);
         }
         pg_sys::LWLockRelease(lock);
@@ -298,6 +319,7 @@ unsafe fn initialise(header: *mut Header, shape: Shape, saved: Option<&Head>) {
     unsafe {
         header.write_bytes(0, 1);
         (*header).shape = shape;
+        (*header).slots = slots::shape();
         (*header).max_keys = config::max_keys();
         (*header).clock.start(saved.map(|saved| saved.clock));
         let secret = &raw mut (*header).secret;

@@ -3,6 +3,9 @@
 //! All limits count in a table of cells. That of shared memory is everybody's; a session has one of its own where there is none, for
 //! durable limits only.
 
+mod slots;
+mod wait;
+
 use std::rc::Rc;
 
 use pgrx::pg_sys;
@@ -30,6 +33,10 @@ pub struct Store {
 pub struct Asked<'a> {
     pub requests: SmallVec<[Request<'a>; 4]>,
     of: SmallVec<[Of<'a>; 4]>,
+    /// Of whom a slot is asked as well.
+    slots: SmallVec<[(&'a Definition, &'a [u8]); 1]>,
+    /// Whether all that is taken has to be remembered, for as long as the call may be interrupted.
+    waits: bool,
 }
 
 /// Whom a request is for: a limiter, one of its rules, and a key.
@@ -40,7 +47,19 @@ impl<'a> Asked<'a> {
     pub fn new(limiter: &'a Definition, key: &'a [u8], cost: u64) -> Result<Self> {
         let requests = limiter.requests(key, cost)?;
         let of = limiter.rules().iter().map(|rule| (limiter, rule, key)).collect();
-        Ok(Asked { requests, of })
+        let has_slots = limiter.max_concurrent().is_some() && cost > 0;
+        let slots = has_slots.then_some((limiter, key)).into_iter().collect();
+        Ok(Asked { requests, of, slots, waits: false })
+    }
+
+    /// Whether a slot is asked as well.
+    pub fn has_slots(&self) -> bool {
+        !self.slots.is_empty()
+    }
+
+    /// Adds the slot that one call for one key needs.
+    pub fn push_slots(&mut self, other: &Asked<'a>) {
+        self.slots.extend_from_slice(&other.slots);
     }
 
     /// Adds what is asked of one rule.
@@ -64,9 +83,13 @@ impl<'a> Asked<'a> {
         self.of[n].1.stake
     }
 
+    fn is_remembered(&self, n: usize) -> bool {
+        self.waits || self.stake(n) != Stake::Keep
+    }
+
     /// Whether nothing that is asked needs to be remembered.
     fn is_kept(&self) -> bool {
-        self.of.iter().all(|(_, rule, _)| rule.stake == Stake::Keep)
+        (0..self.of.len()).all(|n| !self.is_remembered(n))
     }
 
     fn durable(&self) -> impl Iterator<Item = usize> + use<> {
@@ -189,15 +212,31 @@ impl Store {
         if !config::enabled() {
             return Ok(Decision::unlimited());
         }
+        match operation {
+            Operation::Take => self.with_slots(
+                asked,
+                |asked| self.decide_rates(asked, operation),
+                |decision| decision.allowed,
+                |refused| refused,
+            ),
+            Operation::Peek => match self.missing_slot(asked)? {
+                Some(refused) => Ok(refused),
+                None => self.decide_rates(asked, operation),
+            },
+        }
+    }
+
+    fn decide_rates(&self, asked: &mut Asked<'_>, operation: Operation) -> Result<Decision> {
         let takes = operation == Operation::Take;
         let table = self.header.table();
-        self.run(
+        let decision = self.run(
             asked,
             takes,
             |requests, now, taken| table.decide(requests, now, operation, taken),
             |full, asked, now| self.when_full(full, asked, now),
             |decision| decision.allowed,
-        )
+        )?;
+        self.and_slots(asked, decision, operation)
     }
 
     /// What a key has left, and what a call for it would be answered, both at the same moment.
@@ -206,6 +245,13 @@ impl Store {
             return Ok((Decision::unlimited(), Decision::unlimited()));
         }
         let one = Asked::new(limiter, key, 1)?;
+        if let Some(refused) = self.missing_slot(&one)? {
+            return Ok((refused, refused));
+        }
+        if limiter.rules().is_empty() {
+            let standing = self.and_slots(&one, Decision::unlimited(), Operation::Take)?;
+            return Ok((standing, standing));
+        }
         let table = self.header.table();
         self.run(
             &mut Asked::new(limiter, key, 0)?,
@@ -226,12 +272,23 @@ impl Store {
             return Ok(at_most);
         }
         let table = self.header.table();
-        self.run(
+        self.with_slots(
             &mut asked,
-            true,
-            |requests, now, taken| table.take_at_most(requests, now, taken),
-            |_, asked, _| if self.lets_pass(asked) { at_most } else { 0 },
+            |asked| {
+                // Where there are only slots, nothing limits what goes with one.
+                if asked.requests.is_empty() {
+                    return Ok(at_most);
+                }
+                self.run(
+                    asked,
+                    true,
+                    |requests, now, taken| table.take_at_most(requests, now, taken),
+                    |_, asked, _| if self.lets_pass(asked) { at_most } else { 0 },
+                    |granted| *granted > 0,
+                )
+            },
             |granted| *granted > 0,
+            |_| 0,
         )
     }
 
@@ -359,7 +416,7 @@ impl Store {
         let mut taken = Taken::new();
         let answer = loop {
             for (n, request) in asked.requests.iter_mut().enumerate() {
-                let remembered = asked.of[n].1.stake != Stake::Keep;
+                let remembered = asked.waits || asked.of[n].1.stake != Stake::Keep;
                 request.pin = takes && remembered && !transaction::pins(request.key);
             }
             let now = self.now(&asked.requests);
@@ -376,9 +433,9 @@ impl Store {
             pgrx::check_for_interrupts!();
         };
         for (n, receipt) in taken.iter().enumerate() {
-            if let (Some(receipt), Stake::Refund | Stake::Durable) = (receipt, asked.stake(n)) {
+            if let Some(receipt) = receipt.filter(|_| asked.is_remembered(n)) {
                 let new = || (asked.of[n].1.clone(), asked.digest(n));
-                transaction::record(self.header, &asked.requests[n], *receipt, new);
+                transaction::record(self.header, &asked.requests[n], receipt, new);
             }
         }
         if !took(&answer) {

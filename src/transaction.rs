@@ -38,6 +38,10 @@ pub struct Held {
 }
 
 impl Held {
+    fn is_empty(&self) -> bool {
+        self.taken.is_empty() && self.forgotten.is_empty() && self.refund == 0 && !self.reset
+    }
+
     /// The key is going to forget all that was done so far.
     fn forget(&mut self) {
         let taken = std::mem::take(&mut self.taken);
@@ -219,6 +223,26 @@ pub fn take_back(key: Key, cost: u64, undo: impl FnOnce(&Rule, &Receipts) -> u32
         moved_up(&mut open.held, place, steps);
         taken.iter().map(|receipt| receipt.cost).sum()
     })
+}
+
+/// What was taken of the key while somebody waited stays taken, whatever becomes of the transaction.
+pub fn keep(key: Key, cost: u64) {
+    let released = OPEN.with(|open| {
+        let held = open.current(key)?;
+        held.taken.take_back(&held.rule.rule, cost);
+        // It was the last to be remembered, unless the key has been there before.
+        let is_last = open.held.last().is_some_and(|held| held.key == key && held.is_empty());
+        let last = is_last.then(|| open.held.pop()).flatten()?;
+        match last.below {
+            Some(below) => open.places.insert(key, below),
+            None => open.places.remove(&key),
+        };
+        open.last = 0;
+        Some((open.header?, last))
+    });
+    if let Some((header, held)) = released {
+        let_go(header, &held);
+    }
 }
 
 /// Remembers to give back when the transaction commits. The key's cell was pinned if the request said so.

@@ -42,7 +42,7 @@ pg_function! {
         let version = Some(datum::text(env!("CARGO_PKG_VERSION").as_bytes()));
         let preloaded = Datum::from(shmem::is_preloaded());
         let Some(header) = shmem::get()? else {
-            return Ok(datum::row(call, &[Some(preloaded), None, None, None, None, None, None, version]));
+            return Ok(datum::row(call, &[Some(preloaded), None, None, None, None, None, None, None, None, version]));
         };
         let news = header.news(|news| *news);
         let purged = news.last_purge != 0;
@@ -52,6 +52,8 @@ pg_function! {
             datum::count(keys),
             datum::count(header.max_keys as u64),
             datum::count(header.evictions()),
+            datum::count(header.with_slots(|slots| slots.taken()).into()),
+            datum::count(header.max_slots() as u64),
             purged.then(|| Datum::from(news.last_purge)),
             datum::count(news.last_rows).filter(|_| purged),
             news.error().map(|error| datum::text(encoding::portable(&error).as_bytes())),

@@ -1,6 +1,6 @@
 //! Calls for many keys.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use ratelimit_core::{Decision, Operation};
 
@@ -29,9 +29,15 @@ pg_function! {
         let mut asked = Asked::default();
         // Whose request it is, and which request a key has: a pair that is named twice is asked once, for both costs.
         let mut owners = Vec::new();
-        let mut places = HashMap::new();
+        let (mut places, mut slot_owners) = (HashMap::new(), Vec::new());
+        let mut with_slot = HashSet::new();
         for (n, definition) in definitions.iter().enumerate() {
-            for (request, of) in Asked::new(definition, keys[n], costs[n])?.parts() {
+            let one = Asked::new(definition, keys[n], costs[n])?;
+            if one.has_slots() && with_slot.insert(definition.key(keys[n])) {
+                asked.push_slots(&one);
+                slot_owners.push(n);
+            }
+            for (request, of) in one.parts() {
                 match places.get(&request.key) {
                     Some(place) => {
                         let known: &mut ratelimit_core::table::Request<'_> = &mut asked.requests[*place];
@@ -48,11 +54,12 @@ pg_function! {
         if asked.requests.len() > MOST_TOGETHER {
             return Err(Error::too_many("rules of limits", MOST_TOGETHER));
         }
-        let decision = if asked.requests.is_empty() {
+        let decision = if keys.is_empty() {
             Decision::unlimited()
         } else {
             store.decide_all(&mut asked, Operation::Take)?
         };
+        owners.extend(slot_owners);
         let limiter = owners.get(decision.binding).map(|n| datum::text(limiters[*n]));
         let [a, b, c, d, e, f] = datum::decision(&decision);
         Ok(datum::row(call, &[a, b, c, d, e, f, limiter]))

@@ -31,8 +31,13 @@ pg_function! {
         let (remaining, reset) = (standing.remaining, seconds(standing.reset_after));
         let mut headers = Map::new();
         let mut set = |name: &str, value: String| headers.insert(name.into(), json!(value));
-        set("RateLimit-Policy", policy.join(", "));
-        if standing.quota != u64::MAX {
+        if policy.is_empty() {
+            set("X-RateLimit-Limit", standing.quota.to_string());
+            set("X-RateLimit-Remaining", remaining.to_string());
+        } else {
+            set("RateLimit-Policy", policy.join(", "));
+        }
+        if standing.quota != u64::MAX && !policies.is_empty() {
             let name = names.get(standing.binding).map_or("", String::as_str);
             set("RateLimit", format!("{name};r={remaining};t={reset}"));
             set("X-RateLimit-Limit", standing.quota.to_string());

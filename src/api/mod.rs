@@ -7,3 +7,5 @@ mod headers;
 mod policy;
 mod rates;
 mod simulate;
+mod slots;
+mod wait;

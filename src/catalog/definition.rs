@@ -14,6 +14,7 @@ use smallvec::SmallVec;
 
 use super::scan::{Id, LimiterRow, RuleRow, Tables};
 use crate::error::{Error, Result};
+use crate::interval::Parts;
 use crate::zone;
 
 /// A limiter.
@@ -26,6 +27,9 @@ pub struct Definition {
     /// Of a durable limiter: how the tables know keys.
     digest: KeyHasher,
     stake: Stake,
+    id: Id,
+    max_concurrent: Option<u32>,
+    wait_timeout: Option<Micros>,
     rules: Vec<Rc<DefinedRule>>,
 }
 
@@ -83,7 +87,17 @@ impl Definition {
         let hasher = KeyHasher::new(secret, &identity);
         // The id is random and known to nobody outside, as a secret should be.
         let digest = KeyHasher::new(&row.id, &[]);
-        Ok(Definition { name: row.name, key: name.into(), hasher, digest, stake, rules })
+        Ok(Definition {
+            name: row.name,
+            key: name.into(),
+            hasher,
+            digest,
+            stake,
+            id: row.id,
+            max_concurrent: row.max_concurrent.map(|slots| slots.try_into().unwrap_or(0)),
+            wait_timeout: row.wait_timeout.map(Parts::wait),
+            rules,
+        })
     }
 
     /// A limit that is given in the call: no row defines it.
@@ -103,6 +117,9 @@ impl Definition {
             hasher,
             digest: hasher,
             stake: Stake::Keep,
+            id: Id::default(),
+            max_concurrent: None,
+            wait_timeout: None,
             rules: vec![Rc::new(DefinedRule {
                 rule,
                 position: 0,
@@ -131,6 +148,26 @@ impl Definition {
         digest_of(rule_key(self.digest.key(key), rule.position))
     }
 
+    /// Tells the limiter from any other that was ever created.
+    pub fn id(&self) -> Id {
+        self.id
+    }
+
+    /// The name as the database stores it.
+    pub fn bytes(&self) -> &[u8] {
+        &self.key
+    }
+
+    /// How many may hold a slot of a key at once, if that is limited.
+    pub fn max_concurrent(&self) -> Option<u32> {
+        self.max_concurrent
+    }
+
+    /// How long a call waits that does not say so itself; for ever if this does not, either.
+    pub fn wait_timeout(&self) -> Option<Micros> {
+        self.wait_timeout
+    }
+
     /// Whether this is the limiter of that name.
     pub fn is_named(&self, name: &[u8]) -> bool {
         *self.key == *name
@@ -152,18 +189,20 @@ impl Definition {
         self.rules.iter().map(|rule| rule.position)
     }
 
-    /// What one call asks of the only rule, where there is only one.
+    /// What one call asks of the only rule, where there is only one and nothing else.
     #[inline(always)]
     pub fn only_request(&self, key: &[u8], cost: u64) -> Option<Request<'_>> {
         match &self.rules[..] {
-            [only] => Some(self.request(only, true, self.key(key), cost)),
+            [only] if self.max_concurrent.is_none() => {
+                Some(self.request(only, true, self.key(key), cost))
+            }
             _ => None,
         }
     }
 
     /// What one call asks of each rule.
     pub fn requests(&self, key: &[u8], cost: u64) -> Result<SmallVec<[Request<'_>; 4]>> {
-        if self.rules.is_empty() {
+        if self.rules.is_empty() && self.max_concurrent.is_none() {
             return Err(Error::no_rules(&self.name));
         }
         let key = self.key(key);
@@ -260,9 +299,6 @@ fn defined(
 fn unsupported(row: &LimiterRow) -> Result<()> {
     if row.mode != "enforce" {
         return Err(Error::not_supported("a mode other than \"enforce\""));
-    }
-    if row.max_concurrent.is_some() {
-        return Err(Error::not_supported("max_concurrent"));
     }
     if row.bans {
         return Err(Error::not_supported("ban_after"));

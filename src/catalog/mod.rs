@@ -161,6 +161,7 @@ unsafe extern "C-unwind" fn transaction_ended(
         XACT_EVENT_COMMIT if CHANGED.swap(false, Ordering::Relaxed) => {
             if let Some(header) = shmem::header() {
                 header.definitions.fetch_add(1, Ordering::Release);
+                header.with_slots(|slots| slots.wake_all());
             }
         }
         XACT_EVENT_ABORT | XACT_EVENT_PREPARE => CHANGED.store(false, Ordering::Relaxed),

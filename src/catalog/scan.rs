@@ -47,6 +47,7 @@ pub struct LimiterRow {
     pub on_rollback: String,
     pub mode: String,
     pub max_concurrent: Option<i32>,
+    pub wait_timeout: Option<Parts>,
     /// Whether a column is set that later versions will use.
     pub bans: bool,
     pub id: Id,
@@ -75,6 +76,8 @@ pub fn limiter(tables: &Tables, name: &[u8]) -> Option<LimiterRow> {
             on_rollback: row.label(3),
             mode: row.label(4),
             max_concurrent: row.get(5).map(|datum| datum.value() as i32),
+            // SAFETY: the table declares the column as interval.
+            wait_timeout: row.get(6).map(|datum| unsafe { Parts::read(datum) }),
             bans: (7..10).any(|column| row.get(column).is_some()),
             id: row.uuid(11),
             rules: Vec::new(),

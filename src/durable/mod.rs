@@ -21,5 +21,4 @@ pub use lock::{lock, unlock};
 pub use turn::{enter, has_chosen, leave, Turns};
 pub use write::{entries, write};
 
-/// From 1970, where ours begins, to 2000, where PostgreSQL's does.
-const EPOCHS: i64 = 10_957 * ratelimit_core::DAY;
+use crate::datum::EPOCHS;

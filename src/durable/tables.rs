@@ -68,6 +68,13 @@ impl Name {
             Name::Ledger(_) => (c"rl_ledger_1", c"rl_ledger_1_key"),
         }
     }
+
+    fn columns(self) -> usize {
+        match self {
+            Name::Counts => COUNTS,
+            Name::Ledger(_) => LEDGER,
+        }
+    }
 }
 
 /// What a key has used, up to what the ledgers hold.
@@ -90,8 +97,9 @@ pub struct LedgerRow {
     pub event: Event,
 }
 
-/// All of them have so many columns.
-const COLUMNS: usize = 5;
+/// How many columns the tables have.
+const COUNTS: usize = 5;
+const LEDGER: usize = 6;
 
 impl Table {
     /// Opens a table of the extension in this schema; `None` if it has been dropped in the meantime.
@@ -108,7 +116,7 @@ impl Table {
             let index = pg_sys::get_relname_relid(index.as_ptr(), schema);
             let opened = Table { relation, index, indexes: Cell::new(std::ptr::null_mut()) };
             // Rows are read and written as arrays of so many values.
-            if index == Oid::INVALID || (*(*relation).rd_att).natts as usize != COLUMNS {
+            if index == Oid::INVALID || (*(*relation).rd_att).natts as usize != name.columns() {
                 opened.close(lock);
                 return Err(Error::foreign_table(&table.to_string_lossy()));
             }
@@ -292,21 +300,22 @@ impl Table {
 
     /// Reads rows of a ledger: those of a key, or all, in the order of their keys if `ordered`.
     pub fn ledger(&self, key: Option<&Id>, ordered: bool, mut read: impl FnMut(LedgerRow) -> bool) {
-        self.scan::<5>(key, ordered, |place, values, nulls| {
+        self.scan::<LEDGER>(key, ordered, |place, values, nulls| {
+            let [cost, wait] = [4, 5].map(|n| (!nulls[n]).then(|| values[n].value() as i64));
             read(LedgerRow {
                 place,
                 key: id(values[0]),
                 limiter: id(values[1]),
                 rule: values[2].value() as i32,
                 at: time(values[3]),
-                event: event((!nulls[4]).then(|| values[4].value() as i64)),
+                event: event(cost, wait),
             })
         });
     }
 
     /// Reads rows of the counts: that of a key, or all.
     pub fn counts(&self, key: Option<&Id>, mut read: impl FnMut(CountsRow) -> bool) {
-        self.scan::<5>(key, false, |place, values, _| {
+        self.scan::<COUNTS>(key, false, |place, values, _| {
             // SAFETY: the table declares the column as bytea, which is stored like a text.
             let state = unsafe { crate::function::text(values[4]) }.to_vec();
             read(CountsRow {
@@ -321,10 +330,12 @@ impl Table {
 
     /// Adds a row to a ledger.
     pub fn add(&self, row: &LedgerRow) {
-        let cost = match row.event {
-            Event::Take(cost) => Some(i64::try_from(cost).unwrap_or(i64::MAX)),
-            Event::Refund(cost) => Some(-i64::try_from(cost).unwrap_or(i64::MAX)),
-            Event::Reset => None,
+        let number = |cost| i64::try_from(cost).unwrap_or(i64::MAX);
+        let (cost, wait) = match row.event {
+            Event::Take(cost) => (Some(number(cost)), None),
+            Event::Book(cost, wait) => (Some(number(cost)), Some(wait)),
+            Event::Refund(cost) => (Some(-number(cost)), None),
+            Event::Reset => (None, None),
         };
         self.insert(
             &mut [
@@ -333,8 +344,9 @@ impl Table {
                 Datum::from(row.rule),
                 Datum::from(row.at.saturating_sub(EPOCHS)),
                 cost.map_or(Datum::null(), Datum::from),
+                wait.map_or(Datum::null(), Datum::from),
             ],
-            &mut [false, false, false, false, cost.is_none()],
+            &mut [false, false, false, false, cost.is_none(), wait.is_none()],
         );
     }
 
@@ -372,10 +384,11 @@ fn time(datum: Datum) -> Micros {
     (datum.value() as i64).saturating_add(EPOCHS)
 }
 
-fn event(cost: Option<i64>) -> Event {
-    match cost {
-        None => Event::Reset,
-        Some(cost @ 0..) => Event::Take(cost.unsigned_abs()),
-        Some(cost) => Event::Refund(cost.unsigned_abs()),
+fn event(cost: Option<i64>, wait: Option<Micros>) -> Event {
+    match (cost, wait) {
+        (None, _) => Event::Reset,
+        (Some(cost @ 0..), None) => Event::Take(cost.unsigned_abs()),
+        (Some(cost @ 0..), Some(wait)) => Event::Book(cost.unsigned_abs(), wait),
+        (Some(cost), _) => Event::Refund(cost.unsigned_abs()),
     }
 }

@@ -75,9 +75,14 @@ fn events(held: &Held, now: Micros) -> impl Iterator<Item = LedgerRow> + '_ {
         event,
     };
     let earliest = if held.reset { now + 1 } else { Micros::MIN };
-    let taken = held.taken.iter();
-    let taken = taken.map(move |taken| row(taken.at.wall.max(earliest), Event::Take(taken.cost)));
-    let last = held.taken.iter().next_back().map_or(now, |taken| taken.at.wall.max(now + 1));
+    let taken = held.taken.iter().map(move |taken| {
+        let event = match taken.at.wall.saturating_sub(now) {
+            wait @ 1.. => Event::Book(taken.cost, wait),
+            _ => Event::Take(taken.cost),
+        };
+        row(taken.at.wall.min(now).max(earliest), event)
+    });
+    let last = if held.taken.is_empty() { now } else { now + 1 };
     let reset = held.reset.then(|| row(now, Event::Reset));
     let refund = (held.refund > 0).then(|| row(last, Event::Refund(held.refund)));
     reset.into_iter().chain(taken).chain(refund)

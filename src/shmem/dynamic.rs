@@ -9,7 +9,7 @@ use pgrx::pg_sys::panic::CaughtError;
 use pgrx::PgTryBuilder;
 use ratelimit_core::table::Cell;
 
-use super::{initialise, locks, shape, Header, HEADER, LOCKS, TRANCHE};
+use super::{initialise, locks, shape, slots, Header, HEADER, LOCKS, TRANCHE};
 use crate::compat;
 use crate::config;
 use crate::error::{Error, Result};
@@ -72,6 +72,8 @@ unsafe fn join() -> Result<()> {
         pg_sys::dsm_pin_mapping(segment);
         pg_sys::LWLockRegisterTranche((*entry).tranche, TRANCHE.as_ptr());
         let header = pg_sys::dsm_segment_address(segment).cast::<Header>();
+        let locks_end = locks_of(header).add(locks((*header).shape));
+        slots::SLOTS.store(locks_end.cast(), Ordering::Relaxed);
         LOCKS.store(locks_of(header), Ordering::Relaxed);
         HEADER.store(header, Ordering::Relaxed);
     }
@@ -90,7 +92,8 @@ unsafe fn make(entry: *mut Entry) -> *mut pg_sys::dsm_segment {
     let shape = shape();
     let size = size_of::<Header>()
         + shape.cells() * size_of::<Cell>()
-        + locks(shape) * size_of::<pg_sys::LWLockPadded>();
+        + locks(shape) * size_of::<pg_sys::LWLockPadded>()
+        + slots::size(&slots::shape());
     // SAFETY: memory of that size which nobody else knows. It may have been used before. What fails frees it again.
     unsafe {
         let segment = pg_sys::dsm_create(size, 0);
@@ -122,7 +125,7 @@ unsafe fn enter(memory: pg_sys::dsm_handle) -> *mut pg_sys::dsm_segment {
     }
 }
 
-/// The locks follow the cells, which follow the header.
+/// The locks follow the cells, which follow the header. The slots come last.
 ///
 /// # Safety
 /// The header is initialised.

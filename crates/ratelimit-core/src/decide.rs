@@ -32,7 +32,7 @@ impl<'a, S: State> Limit<'a, S> {
         (self.rule, self.cost)
     }
 
-    /// Whether the state knows a later moment than `now`.
+    /// Whether the state may know a later moment than `now`.
     #[inline(always)]
     pub(crate) fn is_ahead(&self, now: Now) -> bool {
         with_meter!(self.rule, meter => meter.is_ahead(&self.state, now))
@@ -47,10 +47,34 @@ impl<'a, S: State> Limit<'a, S> {
         with_meter!(self.rule, meter => answer(meter, &self.state, now, self.cost, refusal))
     }
 
-    /// Takes the cost, whether it fits or not.
+    /// How far ahead of `now` the state is booked: that it may be says [`is_ahead`](Limit::is_ahead).
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn ahead(&self, now: Now) -> Micros {
+        with_meter!(self.rule, meter => meter.ahead(&self.state, now))
+    }
+
+    /// Takes the cost, whether it fits or not. What is booked stays so, and this comes behind it.
     pub fn charge(&mut self, now: Now) {
+        self.receipt = with_meter!(self.rule, meter => {
+            let booked = meter.is_booked(&self.state, now);
+            charge(meter, &mut self.state, now, self.cost, booked)
+        });
+    }
+
+    /// Takes the cost, which fits.
+    fn take(&mut self, now: Now) {
         self.receipt =
-            with_meter!(self.rule, meter => charge(meter, &mut self.state, now, self.cost));
+            with_meter!(self.rule, meter => charge(meter, &mut self.state, now, self.cost, false));
+    }
+
+    /// Takes the cost at the moment `then`, which is later, or as soon after it as what is booked already allows.
+    pub(crate) fn book(&mut self, now: Now, then: Now) {
+        let fresh = now.steady.saturating_add(self.reset_after(now));
+        self.receipt = with_meter!(self.rule, meter => {
+            let receipt = charge(meter, &mut self.state, then, self.cost, true);
+            receipt.map(|receipt| meter.booked(receipt, fresh))
+        });
     }
 
     /// What to remember of the last charge, to [`undo`](Limit::undo) it.
@@ -77,13 +101,31 @@ impl<'a, S: State> Limit<'a, S> {
     /// Takes the cost if it fits. The short way for one rule and a yes or no.
     #[inline(always)]
     pub fn try_take(&mut self, now: Now) -> bool {
-        let taken = with_meter!(self.rule, meter => try_take(meter, &mut self.state, now, self.cost, |_, _| ()));
-        taken != Taken::Nothing
+        if self.is_ahead(now) && self.ahead(now) > 0 {
+            return self.refuse_behind(now);
+        }
+        self.try_take_unbooked(now)
     }
 
     /// The same, with a receipt: see [`receipt`](Limit::receipt).
     #[inline(always)]
     pub fn try_take_with_receipt(&mut self, now: Now) -> bool {
+        if self.is_ahead(now) && self.ahead(now) > 0 {
+            return self.refuse_behind(now);
+        }
+        self.try_take_unbooked_with_receipt(now)
+    }
+
+    /// The same where the state is not booked.
+    #[inline(always)]
+    pub(crate) fn try_take_unbooked(&mut self, now: Now) -> bool {
+        let taken = with_meter!(self.rule, meter => try_take(meter, &mut self.state, now, self.cost, |_, _| ()));
+        taken != Taken::Nothing
+    }
+
+    /// The same where the state is not booked.
+    #[inline(always)]
+    pub(crate) fn try_take_unbooked_with_receipt(&mut self, now: Now) -> bool {
         let (cost, epoch) = (self.cost, self.state.epoch());
         let taken = with_meter!(self.rule, meter => {
             try_take(meter, &mut self.state, now, cost, |state, view| {
@@ -96,21 +138,35 @@ impl<'a, S: State> Limit<'a, S> {
         taken != Taken::Nothing
     }
 
+    /// Comes behind what is booked; only a cost of 0 does not have to wait.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn refuse_behind(&mut self, now: Now) -> bool {
+        let refusal = self.refusal(now);
+        if let Some(refusal) = refusal {
+            self.refused(now, refusal);
+        }
+        refusal.is_none()
+    }
+
     /// Writes until when the state matters, for a state that was put together elsewhere.
     pub(crate) fn settle(&mut self, now: Now) {
         with_meter!(self.rule, meter => {
-            let view = meter.view(&self.state, now);
-            settle(meter, &mut self.state, view, now);
+            let (at, booked) = moment(meter, &self.state, now);
+            let view = meter.view(&self.state, at);
+            settle_booked(meter, &mut self.state, view, at, booked);
         });
     }
 
     fn remaining(&self, now: Now) -> u64 {
-        with_meter!(self.rule, meter => meter.remaining(&self.state, &meter.view(&self.state, now)))
+        with_meter!(self.rule, meter => remaining(meter, &self.state, now))
     }
 
     pub(crate) fn reset_after(&self, now: Now) -> Micros {
         with_meter!(self.rule, meter => {
-            meter.reset_after(&self.state, &meter.view(&self.state, now), now, 0)
+            let ahead = meter.ahead(&self.state, now);
+            let at = now.plus(ahead);
+            ahead.saturating_add(meter.reset_after(&self.state, &meter.view(&self.state, at), at, 0))
         })
     }
 
@@ -148,7 +204,7 @@ pub fn decide<S: State>(limits: &mut [Limit<'_, S>], now: Now, operation: Operat
         answer.reset_after = longest.unwrap_or(answer.reset_after);
     } else if operation == Operation::Take {
         for limit in limits {
-            limit.charge(now);
+            limit.take(now);
         }
     }
     answer
@@ -161,7 +217,7 @@ pub fn take_at_most<S: State>(limits: &mut [Limit<'_, S>], now: Now) -> u64 {
     for limit in limits {
         limit.cost = granted;
         if granted > 0 {
-            limit.charge(now);
+            limit.take(now);
         }
     }
     granted
@@ -176,11 +232,23 @@ fn refusal<M: Meter, S: State>(meter: &M, state: &S, now: Now, cost: u64) -> Opt
     if cost > capacity || capacity == 0 {
         return Some(None);
     }
-    let view = meter.view(state, now);
-    if cost == 0 || meter.admits(state, &view, cost) {
+    if cost == 0 {
         return None;
     }
-    Some(Some(meter.wait(state, &view, now, cost)))
+    let ahead = meter.ahead(state, now);
+    let at = now.plus(ahead);
+    let view = meter.view(state, at);
+    if meter.admits(state, &view, cost) {
+        return (ahead > 0).then_some(Some(ahead));
+    }
+    Some(Some(ahead.saturating_add(meter.wait(state, &view, at, cost))))
+}
+
+fn remaining<M: Meter, S: State>(meter: &M, state: &S, now: Now) -> u64 {
+    if meter.ahead(state, now) > 0 {
+        return 0;
+    }
+    meter.remaining(state, &meter.view(state, now))
 }
 
 fn answer<M: Meter, S: State>(
@@ -190,44 +258,60 @@ fn answer<M: Meter, S: State>(
     cost: u64,
     refusal: Option<Refusal>,
 ) -> Decision {
-    let view = meter.view(state, now);
+    let ahead = meter.ahead(state, now);
+    let at = now.plus(ahead);
+    let view = meter.view(state, at);
     let allowed = refusal.is_none();
     let taken = if allowed { cost } else { 0 };
     Decision {
         allowed,
         quota: meter.capacity(),
-        remaining: meter.remaining(state, &view).saturating_sub(taken),
+        remaining: remaining(meter, state, now).saturating_sub(taken),
         retry_after: refusal.unwrap_or(Some(0)),
-        reset_after: meter.reset_after(state, &view, now, taken),
+        reset_after: ahead.saturating_add(meter.reset_after(state, &view, at, taken)),
         reason: refusal.map(|wait| if wait.is_some() { Reason::Rate } else { Reason::Never }),
         binding: 0,
     }
 }
 
-fn charge<M: Meter, S: State>(meter: &M, state: &mut S, now: Now, cost: u64) -> Option<Receipt> {
+fn charge<M: Meter, S: State>(
+    meter: &M,
+    state: &mut S,
+    now: Now,
+    cost: u64,
+    booked: bool,
+) -> Option<Receipt> {
     if cost == 0 || meter.capacity() == 0 {
         return None;
     }
-    let mut view = meter.view(state, now);
-    meter.charge(state, &mut view, now, cost);
-    let receipt = meter.receipt(state, &view, now, cost);
-    settle(meter, state, view, now);
+    let at = now.plus(meter.ahead(state, now));
+    let mut view = meter.view(state, at);
+    meter.charge(state, &mut view, at, cost);
+    let receipt = meter.receipt(state, &view, at, cost);
+    settle_booked(meter, state, view, at, booked);
     Some(Receipt { epoch: state.epoch(), ..receipt })
 }
 
 fn undo<M: Meter, S: State>(meter: &M, state: &mut S, now: Now, receipt: &Receipt) -> u32 {
-    let mut view = meter.view(state, now);
+    let (at, booked) = moment(meter, state, now);
+    let mut view = meter.view(state, at);
     let undone = meter.undo(state, &mut view, now, receipt);
     if undone.is_some() {
-        settle(meter, state, view, now);
+        settle_booked(meter, state, view, at, booked);
     }
     undone.unwrap_or(0)
 }
 
 fn refund<M: Meter, S: State>(meter: &M, state: &mut S, now: Now, cost: u64) {
-    let mut view = meter.view(state, now);
+    let (at, booked) = moment(meter, state, now);
+    let mut view = meter.view(state, at);
     meter.refund(state, &mut view, now, cost);
-    settle(meter, state, view, now);
+    settle_booked(meter, state, view, at, booked);
+}
+
+/// The moment of the state: now, or the one up to which it is booked; and whether to remember bookings.
+fn moment<M: Meter, S: State>(meter: &M, state: &S, now: Now) -> (Now, bool) {
+    (now.plus(meter.ahead(state, now)), meter.is_booked(state, now))
 }
 
 /// What came of trying to take.
@@ -255,7 +339,8 @@ fn try_take<M: Meter, S: State, R>(
     let mut view = meter.view(state, now);
     if !meter.admits(state, &view, cost) {
         let wait = meter.wait(state, &view, now, cost);
-        refused(meter, state, now, Some(wait));
+        meter.take_over(state, now);
+        state.refused(now.steady.saturating_add(wait));
         return Taken::Nothing;
     }
     meter.charge(state, &mut view, now, cost);
@@ -268,21 +353,44 @@ fn try_take<M: Meter, S: State, R>(
 #[inline(always)]
 fn settle<M: Meter, S: State>(meter: &M, state: &mut S, view: M::View, now: Now) {
     meter.store(state, &view);
-    let fresh = now.steady.saturating_add(meter.reset_after(state, &view, now, 0));
-    let open = if meter.admits(state, &view, 1) {
-        Micros::MIN
-    } else {
-        now.steady.saturating_add(meter.wait(state, &view, now, 1))
-    };
+    let (fresh, open) = matters(meter, state, &view, now);
     state.settled(fresh, open);
 }
 
+/// The same for a state that may be booked up to `at`: until then it must be kept, whatever it refuses.
+fn settle_booked<M: Meter, S: State>(
+    meter: &M,
+    state: &mut S,
+    view: M::View,
+    at: Now,
+    booked: bool,
+) {
+    if !booked {
+        return settle(meter, state, view, at);
+    }
+    meter.store(state, &view);
+    meter.set_booked(state, at);
+    let (fresh, open) = matters(meter, state, &view, at);
+    state.settled(fresh, open.max(at.steady));
+}
+
+/// From when on the key is as good as new, and until when it refuses even a cost of 1.
+#[inline(always)]
+fn matters<M: Meter, S: State>(meter: &M, state: &S, view: &M::View, now: Now) -> (Micros, Micros) {
+    let fresh = now.steady.saturating_add(meter.reset_after(state, view, now, 0));
+    let open = if meter.admits(state, view, 1) {
+        Micros::MIN
+    } else {
+        now.steady.saturating_add(meter.wait(state, view, now, 1))
+    };
+    (fresh, open)
+}
+
 fn refused<M: Meter, S: State>(meter: &M, state: &mut S, now: Now, refusal: Refusal) {
-    // The state is written as it stands now: counts of a window that a changed definition or clock left in the future are
-    // taken over once, not again in each window to come.
     if let Some(wait) = refusal {
-        let view = meter.view(state, now);
-        meter.store(state, &view);
+        if meter.ahead(state, now) == 0 {
+            meter.take_over(state, now);
+        }
         state.refused(now.steady.saturating_add(wait));
     }
 }

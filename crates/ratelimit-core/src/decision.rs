@@ -9,6 +9,8 @@ pub enum Reason {
     Rate,
     /// It can never pass: the cost is above the capacity, or the quota is 0.
     Never,
+    /// All slots of the key are taken. Nobody knows for how long.
+    Concurrency,
 }
 
 impl Reason {
@@ -17,6 +19,7 @@ impl Reason {
         match self {
             Reason::Rate => "rate",
             Reason::Never => "never",
+            Reason::Concurrency => "concurrency",
         }
     }
 }
@@ -55,7 +58,7 @@ impl Decision {
     }
 
     /// The answer of two limits that must both pass: the one that binds, the first of equals.
-    pub(crate) fn and(self, other: Decision) -> Decision {
+    pub fn and(self, other: Decision) -> Decision {
         // No wait is the longest wait.
         let wait = |decision: &Decision| decision.retry_after.unwrap_or(Micros::MAX);
         let first = match (self.allowed, other.allowed) {

@@ -36,7 +36,9 @@
 
 extern crate alloc;
 
+mod booking;
 pub mod calendar;
+mod count;
 mod decide;
 mod decision;
 mod fixed_window;
@@ -57,6 +59,7 @@ pub mod table;
 mod time;
 mod token_bucket;
 
+pub use booking::{reserve, Booking};
 pub use calendar::Calendar;
 pub use decide::{decide, take_at_most, Limit, Operation};
 pub use decision::{Decision, Reason};

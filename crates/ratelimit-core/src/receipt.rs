@@ -5,12 +5,12 @@ use smallvec::SmallVec;
 use crate::meter::Meter;
 use crate::rule::{with_meter, Rule, LOG_KIND};
 use crate::time::{Micros, Now};
-use crate::token_bucket::RETURNED;
+use crate::token_bucket::{later, of_part};
 
 /// One charge, or several that need not be told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Receipt {
-    /// When it was made; of several, the last.
+    /// When it was made, or for when it was booked; of several, the last.
     pub at: Now,
     /// How much was taken.
     pub cost: u64,
@@ -98,8 +98,11 @@ impl Receipts {
             let part = last.cost.min(cost);
             cost -= part;
             let rest = with_meter!(rule, meter => meter.shortened(last, part));
-            let fitted =
-                if rule.kind() == LOG_KIND { last.returned - rest.returned } else { last.returned };
+            let fitted = match rule.kind() {
+                LOG_KIND => last.returned - rest.returned,
+                _ if rest.cost > 0 => of_part(last.returned),
+                _ => last.returned,
+            };
             taken.0.insert(0, Receipt { cost: part, returned: fitted, ..*last });
             *last = rest;
             if last.cost == 0 {
@@ -113,7 +116,7 @@ impl Receipts {
     /// up what is remembered here.
     pub fn moved_up(&mut self, steps: u32) {
         for receipt in self.0.iter_mut().filter(|_| steps > 0) {
-            receipt.returned = receipt.returned.wrapping_add(steps) & RETURNED as u32;
+            receipt.returned = later(receipt.returned, steps);
         }
     }
 
@@ -121,7 +124,7 @@ impl Receipts {
     /// be undone was before that, and has not.
     pub fn undo(&self, mut undo: impl FnMut(&Receipt) -> u32) -> u32 {
         self.0.iter().rev().fold(0, |steps: u32, receipt| {
-            let returned = receipt.returned.wrapping_add(steps) & RETURNED as u32;
+            let returned = later(receipt.returned, steps);
             steps.wrapping_add(undo(&Receipt { returned, ..*receipt }))
         })
     }

@@ -26,6 +26,8 @@ pub(crate) struct Ring {
     horizon: Micros,
     /// How much of the last charge took places that were free: the rest pushed out times of others.
     fitted: usize,
+    /// The newest time that it pushed out, expired or not.
+    pushed: Micros,
 }
 
 impl Ring {
@@ -110,6 +112,9 @@ impl SlidingLog {
     }
 }
 
+/// In the first word: the newest times may lie ahead, because they were booked.
+const BOOKED: u64 = 1 << 31;
+
 /// The low half of the first word of a ring that begins at place `head`.
 pub(crate) fn ring_word(head: usize, size: usize) -> u64 {
     (size as u64) << 16 | head as u64
@@ -118,7 +123,12 @@ pub(crate) fn ring_word(head: usize, size: usize) -> u64 {
 /// Where the ring begins, and how many places it has. The low half of the first word says so; the high half is left to who
 /// stores it.
 pub(crate) fn ring(word: u64) -> (usize, usize) {
-    ((word & 0xffff) as usize, (word >> 16 & 0xffff) as usize)
+    ((word & 0xffff) as usize, (word >> 16 & 0x7fff) as usize)
+}
+
+/// What the first word says of bookings, to go with another ring.
+pub(crate) fn ring_booked(word: u64) -> u64 {
+    word & BOOKED
 }
 
 impl Meter for SlidingLog {
@@ -133,12 +143,25 @@ impl Meter for SlidingLog {
         let horizon = now.steady.saturating_sub(self.period);
         // An untouched key has a ring of the right size with nothing in it.
         let size = if size == 0 { self.places() } else { size };
-        Ring { head, size, horizon, fitted: 0 }
+        Ring { head, size, horizon, fitted: 0, pushed: Micros::MIN }
     }
 
     fn is_ahead<S: State>(&self, state: &S, now: Now) -> bool {
         let ring = self.view(state, now);
         ring.time(state, ring.size.saturating_sub(1)) > now.steady
+    }
+
+    fn ahead<S: State>(&self, state: &S, now: Now) -> Micros {
+        if state.words()[0] & BOOKED == 0 {
+            return 0;
+        }
+        let ring = self.view(state, now);
+        ring.time(state, ring.size.saturating_sub(1)).saturating_sub(now.steady).max(0)
+    }
+
+    fn set_booked<S: State>(&self, state: &mut S, _: Now) {
+        let [word, second, third] = state.words();
+        state.set_words([word | BOOKED, second, third]);
     }
 
     fn store<S: State>(&self, state: &mut S, view: &Ring) {
@@ -165,6 +188,7 @@ impl Meter for SlidingLog {
         let cost = usize::try_from(cost).unwrap_or(view.size).min(view.size);
         let fits = cost > 0 && view.time(state, cost - 1) <= view.horizon;
         view.fitted = if fits { cost } else { view.expired(state).min(cost) };
+        view.pushed = cost.checked_sub(1).map_or(Micros::MIN, |last| view.time(state, last));
         for n in 0..cost {
             state.set_time(view.place(n), log_word(now.steady));
         }
@@ -185,7 +209,7 @@ impl Meter for SlidingLog {
     }
 
     fn receipt<S: State>(&self, _: &S, view: &Ring, now: Now, cost: u64) -> Receipt {
-        Receipt::new(now, cost, i128::from(now.steady), view.fitted as u32, 0)
+        Receipt::new(now, cost, i128::from(view.pushed), view.fitted as u32, 0)
     }
 
     fn shortened(&self, receipt: &Receipt, part: u64) -> Receipt {
@@ -198,6 +222,7 @@ impl Meter for SlidingLog {
         (one.at.steady == other.at.steady).then(|| Receipt {
             cost: one.cost.saturating_add(other.cost),
             returned: one.returned.saturating_add(other.returned),
+            position: one.position.max(other.position),
             ..*one
         })
     }
@@ -206,14 +231,14 @@ impl Meter for SlidingLog {
         &self,
         state: &mut S,
         view: &mut Ring,
-        _: Now,
+        now: Now,
         receipt: &Receipt,
     ) -> Option<u32> {
         if view.size != self.places() {
             return None;
         }
         let (taken, cost) = (receipt.at.steady, receipt.cost.min(u64::from(receipt.returned)));
-        let expired = view.expired(state);
+        let expired = self.view(state, now).expired(state);
         // Usually the newest.
         let mut end = view.size;
         while end > expired && view.time(state, end - 1) > taken {
@@ -226,13 +251,20 @@ impl Meter for SlidingLog {
         {
             start -= 1;
         }
-        // What is older moves up, expired or not, for another definition may see that otherwise: its new places are kept for longer than it needs.
+        // What a booking pushed out counts again until it has expired, and of several times that is the newest. Otherwise there was
+        // nothing but what had expired.
+        let ahead = taken > now.steady;
+        let pushed = Micros::try_from(receipt.position).ok().filter(|_| ahead);
+        let older = |n: &usize| pushed.is_some_and(|pushed| view.time(state, *n) <= pushed);
+        let stay = (0..start).take_while(older).count();
+        // What is older than the charge moves up, expired or not, for another definition may see that otherwise: its new places are
+        // kept for longer than it needs.
         let gone = end - start;
-        for n in (0..start).rev() {
+        for n in (stay..start).rev() {
             state.set_time(view.place(n + gone), state.time(view.place(n)));
         }
-        for n in 0..gone {
-            state.set_time(view.place(n), 0);
+        for n in stay..stay + gone {
+            state.set_time(view.place(n), pushed.map_or(0, log_word));
         }
         (gone > 0).then_some(0)
     }

@@ -3,6 +3,7 @@
 //! The estimate `prev * (1 - elapsed / period) + current` is Cloudflare's ("Counting things, a lot of different things", 2017);
 //! here both sides are multiplied by the period, so nothing is rounded.
 
+use crate::count::{booking_mark, counted, is_marked, split};
 use crate::meter::Meter;
 use crate::receipt::Receipt;
 use crate::state::State;
@@ -13,11 +14,29 @@ use crate::time::{div_ceil, span, Micros, Now};
 pub struct SlidingWindow {
     quota: u64,
     period: Micros,
+    /// Above the current count of a state that is booked under this definition: then the first word is not the window's end but the
+    /// moment.
+    mark: u64,
 }
 
 impl SlidingWindow {
     pub(crate) fn new(quota: u64, period: Micros) -> Self {
-        SlidingWindow { quota, period }
+        let mark = booking_mark([quota, period.unsigned_abs(), 0]);
+        SlidingWindow { quota, period, mark }
+    }
+
+    /// When the window around a moment ends.
+    #[cold]
+    #[inline(never)]
+    fn end_around(&self, at: Micros) -> Micros {
+        self.start(at).0.saturating_add(self.period)
+    }
+
+    /// When the window around a moment began, and how long ago that was.
+    #[inline(always)]
+    fn start(&self, at: Micros) -> (Micros, Micros) {
+        let elapsed = at.rem_euclid(self.period);
+        (at.saturating_sub(elapsed), elapsed)
     }
 
     /// The weighted count, multiplied by the period.
@@ -59,8 +78,9 @@ impl Meter for SlidingWindow {
     fn view<S: State>(&self, state: &S, now: Now) -> Counts {
         let [ended, previous, current] = state.words();
         let ended = ended.cast_signed();
-        let elapsed = now.steady.rem_euclid(self.period);
-        let start = now.steady.saturating_sub(elapsed);
+        let ended = if is_marked(current) { self.end_around(ended) } else { ended };
+        let (current, _) = split(current);
+        let (start, elapsed) = self.start(now.steady);
         let (previous, current) = if ended > start {
             // Another end than that of the current window comes from another definition: what was taken counts here.
             (previous, current)
@@ -73,12 +93,27 @@ impl Meter for SlidingWindow {
     }
 
     fn is_ahead<S: State>(&self, state: &S, now: Now) -> bool {
-        state.words()[0].cast_signed().saturating_sub(self.period) > now.steady
+        let [ended, _, current] = state.words();
+        ended.cast_signed().saturating_sub(self.period) > now.steady || is_marked(current)
+    }
+
+    #[inline(always)]
+    fn ahead<S: State>(&self, state: &S, now: Now) -> Micros {
+        let [at, _, current] = state.words();
+        if !is_marked(current) || split(current).1 != self.mark {
+            return 0;
+        }
+        at.cast_signed().saturating_sub(now.steady).max(0)
+    }
+
+    fn set_booked<S: State>(&self, state: &mut S, at: Now) {
+        let [_, previous, current] = state.words();
+        state.set_words([at.steady.cast_unsigned(), previous, current | self.mark]);
     }
 
     fn store<S: State>(&self, state: &mut S, view: &Counts) {
         let end = view.start.saturating_add(self.period);
-        state.set_words([end.cast_unsigned(), view.previous, view.current]);
+        state.set_words([end.cast_unsigned(), view.previous, counted(view.current)]);
     }
 
     fn admits<S: State>(&self, _: &S, view: &Counts, cost: u64) -> bool {

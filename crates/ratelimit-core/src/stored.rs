@@ -3,6 +3,7 @@
 use alloc::vec::Vec;
 
 use crate::decide::Limit;
+use crate::fixed_window;
 use crate::rule::{Rule, LOG_KIND};
 use crate::state::{log_time, log_word, MemoryState, State};
 use crate::time::{Micros, Now};
@@ -13,6 +14,8 @@ use crate::token_bucket;
 pub enum Event {
     /// So much was taken.
     Take(u64),
+    /// So much was booked, for a moment that was so long ahead.
+    Book(u64, Micros),
     /// So much was given back, not by undoing a take.
     Refund(u64),
     /// All was forgotten.
@@ -88,9 +91,10 @@ impl Stored {
             1 => token_bucket::shifted(words, by),
             // When the period began that runs.
             2 => [words[0], moved(words[1]), words[2]],
-            // When the window ends.
+            3 => fixed_window::shifted(words, by),
+            // When the window ends, or up to when it is booked.
             4 => [moved(words[0]), words[1], words[2]],
-            // A fixed window is on the wall, and a log has its times elsewhere.
+            // A log has its times elsewhere.
             _ => words,
         });
         if self.kind == LOG_KIND {
@@ -103,13 +107,16 @@ impl Stored {
         }
     }
 
-    /// What happened at `now`, which is no earlier than what happened before.
-    pub fn apply(&mut self, rule: &Rule, now: Now, event: Event) {
-        self.at = self.at.max(now.wall);
+    /// What happened at `at`, which is no earlier than what happened before. What lies behind the bookings that are there comes behind
+    /// them.
+    pub fn apply(&mut self, rule: &Rule, at: Now, event: Event) {
+        self.at = self.at.max(at.wall);
+        let state = &mut self.state;
         match event {
-            Event::Take(cost) => Limit::new(rule, &mut self.state, cost).charge(now),
-            Event::Refund(cost) => Limit::new(rule, &mut self.state, cost).refund(now),
-            Event::Reset => self.state = MemoryState::default(),
+            Event::Take(cost) => Limit::new(rule, state, cost).charge(at),
+            Event::Book(cost, wait) => Limit::new(rule, state, cost).book(at, at.plus(wait)),
+            Event::Refund(cost) => Limit::new(rule, state, cost).refund(at),
+            Event::Reset => *state = MemoryState::default(),
         }
     }
 
@@ -124,7 +131,7 @@ impl Stored {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{parse_rates, Algorithm};
+    use crate::{decide, parse_rates, reserve, Algorithm, Operation, SECOND};
 
     const NOON: Micros = 1_700_000_000_000_000;
 
@@ -159,12 +166,45 @@ mod tests {
         // Whole periods, so that windows lie alike.
         let by = 3 * 60 * crate::SECOND;
         for rule in rules() {
-            let mut early = Stored::new(&rule);
-            early.apply(&rule, Now { steady: NOON, wall: NOON }, Event::Take(5));
-            let mut late = Stored::new(&rule);
-            late.apply(&rule, Now { steady: NOON + by, wall: NOON }, Event::Take(5));
+            let [mut early, late] = [NOON, NOON + by].map(|steady| {
+                let now = Now { steady, wall: NOON };
+                let mut stored = Stored::new(&rule);
+                stored.apply(&rule, now, Event::Take(5));
+                stored.apply(&rule, now, Event::Book(4, 60 * SECOND));
+                stored
+            });
             early.shift(by);
             assert_eq!(early, late, "{rule:?}");
+        }
+    }
+
+    /// What was taken is written down when it is certain, in the order of the moments for which it was.
+    #[test]
+    fn bookings_lie_ahead() {
+        for rule in rules() {
+            let now = Now::at(NOON);
+            let (mut stored, mut live) = (Stored::new(&rule), MemoryState::default());
+            let mut waits = Vec::new();
+            for _ in 0..20 {
+                let booking = reserve(&mut [Limit::new(&rule, &mut live, 1)], now, None);
+                waits.push(booking.wait.unwrap());
+            }
+            for wait in waits {
+                stored.apply(&rule, now, Event::Book(1, wait));
+            }
+            let mut stored = Stored::decode(&rule, &stored.encode()).unwrap();
+            for _ in 0..2 {
+                let peek = |state: &mut MemoryState| {
+                    let later = [0, 60, 90, 120, 180, 300].map(|wait| now.plus(wait * SECOND));
+                    later.map(|now| {
+                        decide(&mut [Limit::new(&rule, &mut *state, 1)], now, Operation::Peek)
+                    })
+                };
+                assert_eq!(peek(&mut stored.state), peek(&mut live), "{rule:?}");
+                // What was earlier comes behind what was booked.
+                stored.apply(&rule, now, Event::Take(1));
+                Limit::new(&rule, &mut live, 1).charge(now);
+            }
         }
     }
 }

@@ -8,6 +8,9 @@
 //! time says. What has been served cannot be given back, because others were let in for it; what has not, can. A job moves up
 //! when one before it is undone, so the bucket also counts how much was ever given back. The count may take in jobs that were
 //! behind: then what could be served since the take bounds the loss. A little less may be given back than could be, never more.
+//!
+//! Jobs that are booked do not move up: somebody sleeps until a moment that was told. Until they are over, only the last job of all
+//! is given back, and who comes before them finds the bucket overdrawn.
 
 use crate::meter::Meter;
 use crate::receipt::Receipt;
@@ -66,11 +69,29 @@ fn steps_since(returned: u64, receipt: &Receipt) -> i128 {
     i128::from(returned.wrapping_sub(u64::from(receipt.returned)) & RETURNED)
 }
 
+/// In the mark of a continuous bucket's state: something is booked. A take that fits finds that over, and writes the mark without.
+const BOOKED: u64 = 1 << 63;
+/// In a receipt: it is that of a booking, and `since` says from when on without it the bucket would have been full.
+const BOOKING: u32 = 1 << 31;
+/// Besides the mark of an interval bucket's state: it is booked up to the beginning of its period.
+const BOOKED_PERIOD: u64 = RETURNED + 1;
+
+/// What a receipt says was given back before, so many steps later.
+pub(crate) fn later(returned: u32, steps: u32) -> u32 {
+    let count = RETURNED as u32;
+    returned & BOOKING | returned.wrapping_add(steps) & count
+}
+
+/// What a receipt says of the latest part of what was taken: it has nothing before it.
+pub(crate) fn of_part(returned: u32) -> u32 {
+    returned & !BOOKING
+}
+
 /// A mark's ticks: quotas, and so ticks, are below 2^40.
 const TICKS: u64 = (1 << 40) - 1;
 
 /// Some bits that tell one definition from another, but for one time in 2^24.
-fn mark_of(parts: [u64; 3]) -> u64 {
+pub(crate) fn mark_of(parts: [u64; 3]) -> u64 {
     // The mixing step of SplitMix64 (Steele, Lea and Flood, 2014).
     let mix = |hash: u64, part: u64| {
         let hash = (hash ^ part).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -94,7 +115,7 @@ impl TokenBucket {
         let divisor = gcd(quota, period).max(1);
         // Quota 0 denies before any of this is looked at.
         let (ticks, per_token) = ((quota / divisor).max(1), period / divisor);
-        let mark = ticks | mark_of([ticks, per_token, burst]);
+        let mark = ticks | mark_of([ticks, per_token, burst]) & !BOOKED;
         let whole = u128::from(burst) * u128::from(per_token);
         // A bucket of 10^12 tokens that takes 1000 years to fill is 2^95 ticks: their steps would not fit, but longer ones do
         // nothing but give less back.
@@ -109,6 +130,33 @@ impl TokenBucket {
         view.used -= ticks;
         let steps = ticks.cast_unsigned().div_ceil(u128::from(self.step));
         add_steps(state, &mut view.returned, steps)
+    }
+
+    /// What is missing at `now` by an arrival time under another mark.
+    #[cold]
+    #[inline(never)]
+    fn used_under(&self, mark: u64, tat: i128, now: i128) -> i128 {
+        if mark == 0 {
+            0
+        } else if mark & !BOOKED == self.mark {
+            tat.saturating_sub(now).max(0)
+        } else {
+            // Another definition's time: kept, but what is more than a whole bucket of this one leaves it empty, not worse.
+            let tat = rescale(tat, mark & TICKS, self.ticks);
+            tat.saturating_sub(now).clamp(0, self.cost(self.burst))
+        }
+    }
+
+    /// Gives back the last job that ends at `end`; `None` if it is not the last. Nothing moves up for that, so nothing is counted.
+    fn cancel(&self, view: &mut Level, receipt: &Receipt, end: i128) -> Option<u32> {
+        if end != view.now.saturating_add(view.used) {
+            return None;
+        }
+        let begin = end.saturating_sub(self.cost(receipt.cost));
+        let idle = i128::from(receipt.since) * i128::from(self.ticks);
+        let begin = if receipt.returned & BOOKING != 0 { begin.min(idle) } else { begin };
+        view.used = begin.saturating_sub(view.now).clamp(0, view.used);
+        Some(0)
     }
 
     #[inline(always)]
@@ -150,14 +198,33 @@ impl Meter for TokenBucket {
         let now = i128::from(now.steady) * i128::from(self.ticks);
         let used = if mark == self.mark {
             tat.saturating_sub(now).max(0)
-        } else if mark == 0 {
-            0
         } else {
-            // Another definition's time: kept, but what is more than a whole bucket of this one leaves it empty, not worse.
-            let tat = rescale(tat, mark & TICKS, self.ticks);
-            tat.saturating_sub(now).clamp(0, self.cost(self.burst))
+            self.used_under(mark, tat, now)
         };
         Level { now, used, returned }
+    }
+
+    fn is_booked<S: State>(&self, state: &S, now: Now) -> bool {
+        let mark = state.words()[2];
+        mark & BOOKED != 0 && mark & !BOOKED == self.mark && self.view(state, now).used > 0
+    }
+
+    fn set_booked<S: State>(&self, state: &mut S, _: Now) {
+        let [low, high, mark] = state.words();
+        state.set_words([low, high, mark | BOOKED]);
+    }
+
+    #[inline(always)]
+    fn take_over<S: State>(&self, state: &mut S, now: Now) {
+        // Its own time stays what it is.
+        if state.words()[2] & !BOOKED != self.mark {
+            let view = self.view(state, now);
+            self.store(state, &view);
+        }
+    }
+
+    fn booked(&self, receipt: Receipt, fresh: Micros) -> Receipt {
+        Receipt { since: fresh, returned: receipt.returned | BOOKING, ..receipt }
     }
 
     #[inline(always)]
@@ -191,14 +258,18 @@ impl Meter for TokenBucket {
         &self,
         state: &mut S,
         view: &mut Level,
-        _: Now,
+        now: Now,
         receipt: &Receipt,
     ) -> Option<u32> {
-        if state.words()[2] != self.mark || receipt.mark != (self.mark >> 32) as u32 {
+        let mark = state.words()[2] & !BOOKED;
+        if mark != self.mark || receipt.mark != (self.mark >> 32) as u32 {
             return None;
         }
         let (cost, moved) = (self.cost(receipt.cost), steps_since(view.returned, receipt));
         let end = receipt.position.saturating_sub(moved * i128::from(self.step));
+        if self.is_booked(state, now) {
+            return self.cancel(view, receipt, end);
+        }
         // No more can have been served than there was time for, wherever it stood.
         let since = i128::from(receipt.since) * i128::from(self.ticks);
         let unserved = cost.saturating_sub(view.now.saturating_sub(since).max(0));
@@ -214,7 +285,7 @@ impl Meter for TokenBucket {
     #[inline(always)]
     fn merged(&self, one: &Receipt, other: &Receipt) -> Option<Receipt> {
         let together = (one.at.steady ^ other.at.steady) >> self.blur == 0;
-        if together {
+        if together && (one.returned | other.returned) & BOOKING == 0 {
             self.squeezed(one, other)
         } else {
             None
@@ -225,7 +296,7 @@ impl Meter for TokenBucket {
     fn squeezed(&self, one: &Receipt, other: &Receipt) -> Option<Receipt> {
         let position = one.position.saturating_add(self.cost(other.cost));
         let cost = one.cost.saturating_add(other.cost);
-        Some(Receipt { at: other.at, cost, position, ..*one })
+        Some(Receipt { at: other.at, cost, position, returned: of_part(one.returned), ..*one })
     }
 
     fn remaining<S: State>(&self, _: &S, view: &Level) -> u64 {
@@ -337,8 +408,23 @@ impl Meter for IntervalBucket {
     }
 
     fn is_ahead<S: State>(&self, state: &S, now: Now) -> bool {
-        let [used, since, _] = state.words();
-        used > 0 && since.cast_signed() > now.steady
+        let [used, since, mark] = state.words();
+        since.cast_signed() > now.steady && (used > 0 || mark & BOOKED_PERIOD != 0)
+    }
+
+    #[inline(always)]
+    fn ahead<S: State>(&self, state: &S, now: Now) -> Micros {
+        let [_, since, mark] = state.words();
+        if mark & BOOKED_PERIOD == 0 || mark & !TICKS != self.mark {
+            return 0;
+        }
+        since.cast_signed().saturating_sub(now.steady).max(0)
+    }
+
+    // A booking in the midst of a period counts from its beginning: nothing comes back in between.
+    fn set_booked<S: State>(&self, state: &mut S, _: Now) {
+        let [used, since, mark] = state.words();
+        state.set_words([used, since, mark | BOOKED_PERIOD]);
     }
 
     #[inline(always)]
@@ -378,7 +464,8 @@ impl Meter for IntervalBucket {
             return None;
         }
         let (since, used) = ((receipt.position >> 64) as Micros, receipt.position as u64);
-        let periods = now.steady.saturating_sub(since).max(0) / self.period;
+        let at = now.steady.max(view.since);
+        let periods = at.saturating_sub(since).max(0) / self.period;
         let served = i128::from(periods) * i128::from(self.quota);
         let moved = steps_since(view.returned, receipt) * i128::from(self.step);
         let cost = i128::from(receipt.cost);

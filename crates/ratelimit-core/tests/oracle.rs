@@ -117,12 +117,18 @@ fn smallest(holds: impl Fn(i64) -> bool) -> i64 {
     high
 }
 
-/// The whole answer, by trying; what is allowed is granted.
+/// The whole answer, by trying; what is allowed is granted. Who comes before the latest grant, which was booked, has to wait for it.
 fn answer(fits: Fits, rate: Rate, grants: &mut Grants, now: Micros, cost: u64) -> Decision {
     let capacity = u64::try_from(rate.burst).unwrap();
-    let allowed = fits(rate, grants, now, cost);
+    let ahead = (grants.last().map_or(now, |(latest, _)| *latest) - now).max(0);
+    let at = now + ahead;
+    let allowed = cost == 0 || ahead == 0 && fits(rate, grants, now, cost);
     let never = cost > capacity;
-    let wait = if never { None } else { Some(smallest(|w| fits(rate, grants, now + w, cost))) };
+    let wait = match (allowed, never) {
+        (true, _) => Some(0),
+        (_, true) => None,
+        _ => Some(ahead + smallest(|w| fits(rate, grants, at + w, cost))),
+    };
     if allowed && cost > 0 {
         grants.push((now, cost));
     }
@@ -130,9 +136,9 @@ fn answer(fits: Fits, rate: Rate, grants: &mut Grants, now: Micros, cost: u64) -
     Decision {
         allowed,
         quota: capacity,
-        remaining: refused as u64 - 1,
+        remaining: if ahead > 0 { 0 } else { refused as u64 - 1 },
         retry_after: wait,
-        reset_after: smallest(|w| fits(rate, grants, now + w, capacity)),
+        reset_after: ahead + smallest(|w| fits(rate, grants, at + w, capacity)),
         reason: match (allowed, never) {
             (true, _) => None,
             (false, true) => Some(Reason::Never),
@@ -142,24 +148,38 @@ fn answer(fits: Fits, rate: Rate, grants: &mut Grants, now: Micros, cost: u64) -
     }
 }
 
-fn agrees(spec: &RateSpec, fits: Fits, start: Micros, calls: &[(u64, Micros, Cost)]) {
+/// Takes, or books within so many thousandths of the period.
+fn agrees(spec: &RateSpec, fits: Fits, start: Micros, calls: &[Call]) {
     let rate = Rate {
         quota: spec.quota.into(),
         period: spec.period.span().unwrap().into(),
         burst: spec.capacity().into(),
     };
     let (mut key, mut grants, mut now) = (Key::new(spec), Grants::new(), start);
-    for (thousandths, micros, cost) in calls {
+    for (thousandths, micros, cost, max_wait) in calls {
         now += gap(spec, *thousandths, *micros);
         let cost = cost.of(spec);
         let expected = answer(fits, rate, &mut grants, now, cost);
-        assert_eq!(key.take(Now::at(now), cost), expected, "{spec:?}, {cost} at {now}: {grants:?}");
+        let told = format!("{spec:?}, {cost} at {now}: {grants:?}");
+        let Some(max_wait) = max_wait.map(|part| gap(spec, part, 0)) else {
+            assert_eq!(key.take(Now::at(now), cost), expected, "{told}");
+            continue;
+        };
+        let booking = key.reserve(Now::at(now), cost, Some(max_wait));
+        let wait = expected.retry_after.filter(|wait| *wait <= max_wait);
+        assert_eq!(booking.wait, wait, "{told}");
+        let then = wait.filter(|wait| *wait > 0).map(|wait| now + wait);
+        let expected = then.map_or(expected, |then| answer(fits, rate, &mut grants, then, cost));
+        assert_eq!(booking.decision, expected, "{told}");
     }
 }
 
-fn calls() -> impl Strategy<Value = Vec<(u64, Micros, Cost)>> {
+type Call = (u64, Micros, Cost, Option<u64>);
+
+fn calls() -> impl Strategy<Value = Vec<Call>> {
     let gap = prop_oneof![3 => Just(0), 3 => 0..150u64, 1 => 0..1_200u64, 1 => Just(1_000)];
-    prop::collection::vec((gap, -2..3i64, cost()), 0..25)
+    let max_wait = prop_oneof![2 => Just(None), 1 => (0..4_000u64).prop_map(Some)];
+    prop::collection::vec((gap, -2..3i64, cost(), max_wait), 0..25)
 }
 
 fn start() -> impl Strategy<Value = Micros> {

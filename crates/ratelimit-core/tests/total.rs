@@ -67,6 +67,8 @@ proptest! {
             key.try_take(now, cost);
             key.refund(now, cost);
             key.take_at_most(now, cost);
+            key.reserve(now, cost, None);
+            prop_assert_eq!(key.peek(now, 1), key.take(now, 1));
             let answer = key.peek(now, cost);
             prop_assert!(answer.remaining <= answer.quota);
             prop_assert!(answer.retry_after.is_none_or(|wait| wait >= 0));

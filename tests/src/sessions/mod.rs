@@ -29,6 +29,7 @@ mod settings;
 mod standby;
 mod transactions;
 mod unloaded;
+mod waiting;
 mod worker;
 
 use anyhow::Result;
@@ -65,6 +66,7 @@ pub fn tests() -> Vec<FileTest> {
         standby::TESTS,
         transactions::TESTS,
         unloaded::TESTS,
+        waiting::TESTS,
         worker::TESTS,
     ];
     let named = lists
@@ -77,6 +79,8 @@ pub fn tests() -> Vec<FileTest> {
         rollback::tests(),
         savepoints::tests(),
         transactions::tests(),
+        waiting::interruptions(),
+        waiting::tests(),
     ];
     named.chain(made.into_iter().flatten()).collect()
 }

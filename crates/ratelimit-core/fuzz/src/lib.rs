@@ -3,9 +3,9 @@
 use std::rc::Rc;
 
 use ratelimit_core::{
-    calendar::Utc, check_together, decide as decide_all, parse_rates, take_at_most, Algorithm,
-    Anchor, Decision, Limit, MemoryState, Micros, Now, Operation, Period, RateSpec, Refill, Rule,
-    State, DAY, MAX_PERIOD, MAX_QUOTA, MILLISECOND, MINUTE,
+    calendar::Utc, check_together, decide as decide_all, parse_rates, reserve, take_at_most,
+    Algorithm, Anchor, Decision, Limit, MemoryState, Micros, Now, Operation, Period, RateSpec,
+    Refill, Rule, State, DAY, MAX_PERIOD, MAX_QUOTA, MILLISECOND, MINUTE,
 };
 
 /// Any string as rates: no panic, an error within the string, and rules that can be made.
@@ -61,7 +61,7 @@ pub fn decide(data: &[u8]) {
         if lawful {
             key.wait(now, cost);
         }
-        key.act(bytes.choice(5), now, cost);
+        key.act(bytes.choice(6), now, cost);
     }
 }
 
@@ -135,6 +135,13 @@ impl Key {
             }
             2 => self.limit(cost).charge(now),
             3 => self.limit(cost).refund(now),
+            4 => {
+                let alone = self.peek(now, cost);
+                let booking = reserve(&mut [self.limit(cost)], now, Some(MAX_PERIOD));
+                let booked = |wait| alone.retry_after == Some(wait) && wait <= MAX_PERIOD;
+                assert!(booking.wait.is_none_or(booked));
+                assert_eq!(booking.decision.allowed, booking.wait.is_some());
+            }
             _ => {
                 let left = self.peek(now, 0).remaining;
                 assert_eq!(take_at_most(&mut [self.limit(cost)], now), cost.min(left));

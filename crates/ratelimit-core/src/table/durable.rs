@@ -8,6 +8,7 @@ use super::cell::Key;
 use super::key_state::KeyState;
 use super::{Full, Host, Request, Table, Wanted, GRACE};
 use crate::decide::Limit;
+use crate::meter::Meter;
 use crate::rule::Rule;
 use crate::state::{MemoryState, State};
 use crate::time::Now;
@@ -91,7 +92,7 @@ fn copy_into<H: Host>(
     now: Now,
 ) -> Result<(), Key> {
     if let Rule::SlidingLog(log) = rule {
-        state.keep_places(log, 0, log.places(), now)?;
+        state.keep_places(log, 0, log.places(), now.plus(log.ahead(copy, now)))?;
     }
     if let Some(cell) = state.cell() {
         cell.set_loaded();

@@ -4,7 +4,7 @@ use super::cell::{Cell, Key, Locked};
 use super::key_state::{first_keys, KeyState};
 use super::{Full, Host, Table, Wanted};
 use crate::rule::LOG_KIND;
-use crate::sliding_log::{ring, ring_word};
+use crate::sliding_log::{ring, ring_booked, ring_word};
 use crate::spec::MAX_LOG;
 use crate::state::{State, Words};
 use crate::time::Micros;
@@ -24,7 +24,7 @@ pub struct Record<'a> {
     pub fresh: Micros,
     /// Until when it refuses something.
     pub open: Micros,
-    /// The words; of a log only how many places it has.
+    /// The words; of a log only how many places it has, and whether it is booked.
     pub words: Words,
     /// The times of a log, oldest first, as its state holds them; no more than it has places.
     pub times: &'a [u64],
@@ -76,7 +76,7 @@ impl<'t, H: Host> Table<'t, H> {
             // The oldest places are those that nothing was written to.
             let untouched = times.iter().take_while(|time| **time == 0).count();
             record.times = times.get(untouched..).unwrap_or(&[]);
-            record.words = [size as u64, 0, 0];
+            record.words = [size as u64 | ring_booked(record.words[0]), 0, 0];
         }
         Some(record)
     }
@@ -124,8 +124,10 @@ fn words(record: &Record<'_>, cell: &Locked<'_>, now: Micros) -> Words {
     if record.kind != LOG_KIND {
         return record.words;
     }
-    let size = usize::try_from(record.words[0]).unwrap_or(usize::MAX).clamp(1, MAX_LOG as usize);
+    let booked = ring_booked(record.words[0]);
+    let size = usize::try_from(record.words[0] & !booked).unwrap_or(usize::MAX);
+    let size = size.clamp(1, MAX_LOG as usize);
     let mark = if cell.kind() == LOG_KIND { cell.words()[0] >> 32 } else { now.cast_unsigned() };
     let mark = u64::from((mark as u16).wrapping_add(1));
-    [mark << 32 | ring_word(record.times.len() % size, size), 0, 0]
+    [mark << 32 | booked | ring_word(record.times.len() % size, size), 0, 0]
 }

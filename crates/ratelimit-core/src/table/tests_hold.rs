@@ -2,6 +2,7 @@
 
 extern crate std;
 
+mod bookings;
 mod definitions;
 mod durable;
 mod pins;

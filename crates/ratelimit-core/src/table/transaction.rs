@@ -5,11 +5,13 @@ use smallvec::SmallVec;
 use super::cell::Key;
 use super::key_state::KeyState;
 use super::{Full, Host, Table, Unable, Wanted};
+use crate::booking::{opening, reserve, Booking};
 use crate::decide::{decide, take_at_most, Limit, Operation};
 use crate::decision::Decision;
 use crate::receipt::Receipt;
 use crate::rule::Rule;
-use crate::time::{Now, SECOND};
+use crate::state::State;
+use crate::time::{Micros, Now, SECOND};
 
 /// A cost asked of one rule for one key.
 #[derive(Clone, Copy, Debug)]
@@ -44,8 +46,8 @@ impl Request<'_> {
 enum Mode {
     /// Keys that are not there stay so.
     Look,
-    /// All keys must be there if all costs fit.
-    Take,
+    /// All keys must be there if all costs fit within so long.
+    Take { max_wait: Option<Micros> },
     /// All keys must be there.
     Charge,
     /// Keys that are not there stay so.
@@ -71,9 +73,9 @@ impl<'t, H: Host> Table<'t, H> {
             let mut state = KeyState::new(self, key, rule, now);
             let found = state.lock();
             let mut limit = Limit::new(rule, &mut state, cost);
-            let now = if limit.is_ahead(now) { self.host.now() } else { now };
+            let Some(now) = self.unbooked(&limit, now) else { return Ok(limit.refuse_behind(now)) };
             // An untouched key is only looked at: what it refuses needs no cell.
-            let taken = limit.try_take(now);
+            let taken = limit.try_take_unbooked(now);
             if found || !taken || cost == 0 {
                 return Ok(taken);
             }
@@ -99,13 +101,34 @@ impl<'t, H: Host> Table<'t, H> {
         }
         state.follow(request.mark);
         let mut limit = Limit::new(rule, &mut state, cost);
-        let now = if limit.is_ahead(now) { self.host.now() } else { now };
-        let taken = limit.try_take_with_receipt(now);
+        let Some(now) = self.unbooked(&limit, now) else {
+            return Ok((limit.refuse_behind(now), None));
+        };
+        let taken = limit.try_take_unbooked_with_receipt(now);
         let receipt = limit.receipt();
         if pin && receipt.is_some() {
             state.pin();
         }
         Ok((taken, receipt))
+    }
+
+    /// The moment at which a limit is decided that is not booked further ahead.
+    #[inline(always)]
+    fn unbooked<S: State>(&self, limit: &Limit<'_, S>, now: Now) -> Option<Now> {
+        if limit.is_ahead(now) {
+            let now = self.latest(limit, now);
+            return (limit.ahead(now) == 0).then_some(now);
+        }
+        Some(now)
+    }
+
+    /// Now, or the later moment that another process read who had the locks before us.
+    pub(super) fn latest<S: State>(&self, limit: &Limit<'_, S>, now: Now) -> Now {
+        if limit.is_ahead(now) && limit.ahead(now) == 0 {
+            self.host.now()
+        } else {
+            now
+        }
     }
 
     /// Decides on all requests together, as [`decide`] does. Each key may be named once, here and below.
@@ -116,8 +139,24 @@ impl<'t, H: Host> Table<'t, H> {
         operation: Operation,
         taken: Option<&mut Taken>,
     ) -> Result<Decision, Unable> {
-        let mode = if operation == Operation::Take { Mode::Take } else { Mode::Look };
+        let mode = match operation {
+            Operation::Take => Mode::Take { max_wait: Some(0) },
+            Operation::Peek => Mode::Look,
+        };
         self.run(requests, now, mode, taken, |limits, now| decide(limits, now, operation))
+    }
+
+    /// Books the first moment at which all costs fit, if that is within the longest wait: see [`reserve`]. With the receipts it is
+    /// cancelled by [`undo`](Self::undo).
+    pub fn reserve(
+        &self,
+        requests: &[Request<'_>],
+        now: Now,
+        max_wait: Option<Micros>,
+        taken: Option<&mut Taken>,
+    ) -> Result<Booking, Unable> {
+        let mode = Mode::Take { max_wait };
+        self.run(requests, now, mode, taken, |limits, now| reserve(limits, now, max_wait))
     }
 
     /// Takes as much as fits, up to the cost, which is the same in all requests: see [`take_at_most`].
@@ -168,9 +207,7 @@ impl<'t, H: Host> Table<'t, H> {
         }
         loop {
             let mut limits = self.lock_all(requests, now);
-            // Another process that read the clock later may have had the locks before us.
-            let ahead = limits.iter().any(|limit| limit.is_ahead(now));
-            let now = if ahead { self.host.now() } else { now };
+            let now = limits.iter().fold(now, |now, limit| self.latest(limit, now));
             match missing(requests, &mut limits, now, mode) {
                 Missing::Nothing => {
                     if mode != Mode::Look {
@@ -269,8 +306,12 @@ fn missing<H: Host>(
     if mode == Mode::Look || limits.iter_mut().all(prepared) {
         return Missing::Nothing;
     }
-    if mode == Mode::Take && !decide(limits, now, Operation::Peek).allowed {
-        return Missing::Nothing;
+    let mut wait = 0;
+    if let Mode::Take { max_wait } = mode {
+        match opening(limits, now, max_wait) {
+            Some(opening) => wait = opening,
+            None => return Missing::Nothing,
+        }
     }
     let absent = |limit: &mut Limit<'_, KeyState<'_, '_, H>>| {
         limit.asked().1 > 0 && !limit.state().has_cell()
@@ -280,11 +321,12 @@ fn missing<H: Host>(
     }
     for (request, limit) in requests.iter().zip(limits) {
         let (rule, cost) = limit.asked();
+        let then = now.plus(limit.ahead(now).max(wait));
         let state = limit.state();
         if cost == 0 || !state.has_cell() {
             continue;
         }
-        if let Err(key) = state.keep_log(rule, cost, now, mode == Mode::Refund) {
+        if let Err(key) = state.keep_log(rule, cost, then, mode == Mode::Refund) {
             return Missing::Further(Wanted { key, primary: false, ..request.first_cell() });
         }
     }

@@ -65,7 +65,7 @@ impl<H: Host> Table<'_, H> {
                 return 0;
             }
             let mut limit = Limit::new(rule, &mut state, 0);
-            let now = if limit.is_ahead(now) { self.host.now() } else { now };
+            let now = self.latest(&limit, now);
             limit.undo(now, receipt)
         });
         if unpin {

@@ -1,11 +1,13 @@
 //! What the tests share: definitions of every kind, a key that can be asked, and random histories.
 #![allow(dead_code, reason = "each test program uses a part")]
 
+pub mod definition;
+
 use proptest::prelude::*;
 use ratelimit_core::{
-    decide, parse_rates, take_at_most, Algorithm, Anchor, Decision, Limit, MemoryState, Micros,
-    Now, Operation, Period, RateSpec, Refill, Rule, DAY, HOUR, MAX_PERIOD, MAX_QUOTA, MILLISECOND,
-    MINUTE, SECOND,
+    decide, parse_rates, reserve, take_at_most, Algorithm, Anchor, Booking, Decision, Limit,
+    MemoryState, Micros, Now, Operation, Period, RateSpec, Refill, Rule, DAY, HOUR, MAX_PERIOD,
+    MAX_QUOTA, MILLISECOND, MINUTE, SECOND,
 };
 
 /// A Sunday afternoon, 2026-11-22 14:13:20 UTC.
@@ -85,6 +87,10 @@ impl Key {
 
     pub fn peek(&self, now: Now, cost: u64) -> Decision {
         self.clone().decide(now, cost, Operation::Peek)
+    }
+
+    pub fn reserve(&mut self, now: Now, cost: u64, max_wait: Option<Micros>) -> Booking {
+        reserve(&mut [Limit::new(&self.rule, &mut self.state, cost)], now, max_wait)
     }
 
     pub fn try_take(&mut self, now: Now, cost: u64) -> bool {
@@ -225,6 +231,7 @@ pub enum Action {
     Charge,
     Refund,
     TakeAtMost,
+    Reserve,
 }
 
 /// A call: after so many thousandths of the period and so many microseconds.
@@ -236,6 +243,7 @@ pub fn call() -> impl Strategy<Value = Call> {
         1 => Just(Action::Charge),
         1 => Just(Action::Refund),
         1 => Just(Action::TakeAtMost),
+        2 => Just(Action::Reserve),
     ];
     (prop_oneof![Just(0), 0..300u64, 0..2_200u64], -2..3i64, action, cost())
 }
@@ -262,6 +270,10 @@ pub fn used_key() -> impl Strategy<Value = (RateSpec, Key, Now)> {
                 Action::Refund => key.refund(now, cost),
                 Action::TakeAtMost => {
                     key.take_at_most(now, cost);
+                }
+                Action::Reserve => {
+                    // Not at the end of time.
+                    key.reserve(now, cost, Some(20 * spec.period.longest()));
                 }
             }
         }

@@ -1,8 +1,9 @@
 //! Whatever transactions do at once: what stands was allowed, and what was undone is not missing.
 
 use proptest::prelude::*;
-use ratelimit_core::{Algorithm, Anchor, Period, RateSpec, Refill, State};
+use ratelimit_core::{Algorithm, Anchor, RateSpec, State};
 
+use crate::common::definition::keeps_to_the_definition;
 use crate::common::{self, cost, gap, moment, used_key};
 use crate::world::{plain, steps, wild, Deed, World};
 use crate::{
@@ -82,60 +83,14 @@ proptest! {
     }
 }
 
-/// Read off the definitions: what stands was allowed, whatever else came and went.
-fn stands_within_the_definition(world: &World) {
-    let spec = &world.spec;
-    // Weeks do not begin with 1970.
-    let weeks = is_fixed(spec, Anchor::Clock) && matches!(spec.period, Period::Weeks(_));
-    let Some(period) = spec.period.span().filter(|_| !weeks) else { return };
-    let (period, quota) = (i128::from(period), i128::from(spec.quota));
-    let burst = i128::from(spec.capacity());
-    let grants = world.grants();
-    let taken = |counts: &dyn Fn(i128) -> bool| -> i128 {
-        grants.iter().filter(|(time, _)| counts(*time)).map(|(_, cost)| cost).sum()
-    };
-    let window = |time: i128| time.div_euclid(period);
-    for (n, (end, _)) in grants.iter().enumerate() {
-        let most = match (spec.algorithm, spec.refill, spec.anchor) {
-            (Algorithm::TokenBucket, refill, _) => {
-                for (start, _) in &grants[..=n] {
-                    let sum = taken(&|time| time >= *start && time <= *end);
-                    // At most one period end more than whole periods fit.
-                    let back = match refill {
-                        Refill::Continuous => (end - start) * quota,
-                        Refill::Interval => ((end - start) / period + 1) * quota * period,
-                    };
-                    assert!(sum * period <= burst * period + back, "{start} to {end}: {world:?}");
-                }
-                continue;
-            }
-            (Algorithm::FixedWindow, _, Anchor::Clock) => {
-                (taken(&|time| window(time) == window(*end)), quota)
-            }
-            // A period meets two windows at most.
-            (Algorithm::FixedWindow, _, Anchor::FirstHit) => {
-                (taken(&|time| time > end - period && time <= *end), 2 * quota)
-            }
-            (Algorithm::SlidingLog, ..) => {
-                (taken(&|time| time > end - period && time <= *end), quota)
-            }
-            (Algorithm::SlidingWindow, ..) => {
-                let previous = taken(&|time| window(time) == window(*end) - 1);
-                let current = taken(&|time| window(time) == window(*end) && time <= *end);
-                let left = period - end.rem_euclid(period);
-                (previous * left + current * period, quota * period)
-            }
-        };
-        assert!(most.0 <= most.1, "{most:?} at {end}: {world:?}");
-    }
-}
-
 proptest! {
     #![proptest_config(common::cases(250))]
 
     /// At the end and at every moment before, when the open transactions could all commit.
     #[test]
     fn what_is_committed_keeps_to_the_definition(spec in spec(), start in moment(), steps in steps(plain())) {
-        World::live(spec, start, &steps, stands_within_the_definition);
+        World::live(spec, start, &steps, |world| {
+            keeps_to_the_definition(&world.spec, world.grants());
+        });
     }
 }

@@ -1,0 +1,137 @@
+//! Concurrency slots: the `max_concurrent` of a limiter bounds how many hold a slot of one key.
+//!
+//! Shared memory decides: [`ratelimit_core::slots`], under one LWLock. A slot of a transaction or a session is a lock of PostgreSQL's lock
+//! manager as well, one that nobody else asks for: so it is seen in pg_locks, and the server lets it go when its owner ends, however that
+//! is. Then the slot goes to the first who waits for one. A lease is in shared memory alone, or in a table: see `lease.rs`.
+//!
+//! Where no memory is shared (before PostgreSQL 17, without preload) the locks decide: see `bare.rs`.
+
+mod hold;
+mod lease;
+mod lock;
+mod view;
+mod wait;
+
+pub use hold::{install, Term};
+pub use lease::{release, renew};
+pub use view::all;
+
+use pgrx::pg_sys;
+use ratelimit_core::slots::{Claim, Refused, Terms, MAX_TEXT};
+use ratelimit_core::table::Key;
+use ratelimit_core::Micros;
+
+use crate::catalog::Definition;
+use crate::error::{Error, Result};
+use crate::shmem::{self, Header};
+
+/// Whose slots: a limiter and a key.
+#[derive(Clone, Copy)]
+pub struct Slots<'a> {
+    header: &'static Header,
+    /// One of the extension's functions.
+    function: pg_sys::Oid,
+    limiter: &'a Definition,
+    text: &'a [u8],
+    key: Key,
+    capacity: u32,
+}
+
+impl<'a> Slots<'a> {
+    /// None where the limiter has no `max_concurrent`.
+    pub fn of(
+        header: &'static Header,
+        function: pg_sys::Oid,
+        limiter: &'a Definition,
+        text: &'a [u8],
+    ) -> Option<Self> {
+        let capacity = limiter.max_concurrent()?;
+        Some(Slots { header, function, limiter, text, key: limiter.key(text), capacity })
+    }
+
+    /// How many there are, whoever has them.
+    pub fn capacity(&self) -> u32 {
+        self.capacity
+    }
+
+    /// How many could be taken now.
+    pub fn free(&self) -> Result<u32> {
+        let now = self.now();
+        Ok(self.header.with_slots(|slots| slots.free(self.key, self.capacity, now)))
+    }
+
+    /// Takes a slot if that needs no waiting.
+    pub fn try_take(&self, term: Term) -> Result<bool> {
+        hold::reserve();
+        let (now, claim) = (self.now(), self.claim(terms(term)));
+        match self.header.with_slots(|slots| slots.try_take(self.key, self.capacity, now, &claim)) {
+            Ok(number) => self.keep(number, term),
+            Err(Refused::Taken) => Ok(false),
+            Err(Refused::Ceiling) => Err(self.ceiling()),
+        }
+    }
+
+    /// Takes a slot when it is this session's turn; no later than `until`.
+    pub fn take(&self, term: Term, until: Option<Micros>) -> Result<bool> {
+        hold::reserve();
+        match self.wait(terms(term), until)? {
+            Some(number) => self.keep(number, term),
+            None => Ok(false),
+        }
+    }
+
+    /// Gives back what this session took last; says whether it had a slot.
+    pub fn give_back(&self, term: Term) -> bool {
+        hold::release(self.key, term)
+    }
+
+    fn keep(&self, number: u32, term: Term) -> Result<bool> {
+        if term == Term::Session {
+            hold::give_back_at_exit();
+        }
+        if hold::add(self.header, self.key, number, term) {
+            Ok(true)
+        } else {
+            Err(self.ceiling())
+        }
+    }
+
+    fn now(&self) -> Micros {
+        self.header.clock.now().steady
+    }
+
+    fn ceiling(&self) -> Error {
+        Error::too_many_slots(self.header.max_slots())
+    }
+
+    fn claim(&self, terms: Terms) -> Claim<'a> {
+        Claim {
+            terms,
+            process: shmem::process(),
+            // SAFETY: a plain variable.
+            pid: unsafe { pg_sys::MyProcPid },
+            // SAFETY: a plain variable, set when the process connected to its database.
+            database: unsafe { pg_sys::MyDatabaseId }.to_u32(),
+            limiter: self.limiter.id(),
+            text: cut(self.text),
+        }
+    }
+}
+
+fn terms(term: Term) -> Terms {
+    match term {
+        Term::Transaction => Terms::Transaction,
+        Term::Session => Terms::Session,
+    }
+}
+
+/// As much of a key as is shown, whole characters of the server's encoding.
+fn cut(text: &[u8]) -> &[u8] {
+    if text.len() <= MAX_TEXT {
+        return text;
+    }
+    // SAFETY: looks at so many bytes of a text that the server has checked.
+    let length =
+        unsafe { pg_sys::pg_mbcliplen(text.as_ptr().cast(), text.len() as i32, MAX_TEXT as i32) };
+    &text[..length as usize]
+}

@@ -1,0 +1,70 @@
+//! Waiting for a slot: asleep in a queue, until it is handed over.
+
+use ratelimit_core::slots::{Outcome, Terms};
+use ratelimit_core::Micros;
+
+use super::{hold, Slots};
+use crate::catalog;
+use crate::error::{Error, Result};
+use crate::shmem;
+use crate::sleep::{sleep, Event};
+
+impl Slots<'_> {
+    /// The number of the slot that this process gets when it is its turn; None when that is not before `until`. Whatever else ends
+    /// the wait takes the process out of the queue: see `hold.rs`.
+    pub(super) fn wait(&self, terms: Terms, until: Option<Micros>) -> Result<Option<u32>> {
+        let (header, process, claim) = (self.header, shmem::process(), self.claim(terms));
+        let mut known = header.definition_changes();
+        hold::wait(header);
+        let now = self.now();
+        let mut outcome =
+            header.with_slots(|slots| slots.enqueue(self.key, self.capacity, now, &claim));
+        while outcome == Outcome::Waiting {
+            let look = header.with_slots(|slots| slots.next_look(process));
+            sleep(&header.clock, until.into_iter().chain(look).min(), Event::Slot);
+            let changes = header.definition_changes();
+            if known != changes {
+                known = changes;
+                self.follow_definition()?;
+            }
+            let now = self.now();
+            let over = until.is_some_and(|until| until <= now);
+            outcome = header
+                .with_slots(|slots| {
+                    if look.is_some_and(|look| look <= now) {
+                        slots.settle(self.key, now);
+                    }
+                    match slots.outcome(process, now) {
+                        Some(Outcome::Waiting) if over => {
+                            slots.cancel(process);
+                            None
+                        }
+                        outcome => outcome,
+                    }
+                })
+                .unwrap_or(Outcome::Waiting);
+            if over && outcome == Outcome::Waiting {
+                break;
+            }
+        }
+        hold::waited();
+        match outcome {
+            Outcome::Granted(number) => Ok(Some(number)),
+            Outcome::Waiting => Ok(None),
+            Outcome::Ceiling => Err(self.ceiling()),
+        }
+    }
+
+    /// Somebody has changed definitions: perhaps there are more slots now, or the limiter is gone.
+    fn follow_definition(&self) -> Result<()> {
+        let name = self.limiter.bytes();
+        let limiter = catalog::limiter(self.header, name, self.function)?;
+        if limiter.id() != self.limiter.id() {
+            return Err(Error::unknown_limiter(name));
+        }
+        let capacity =
+            limiter.max_concurrent().ok_or_else(|| Error::no_slots(&self.limiter.name))?;
+        self.header.with_slots(|slots| slots.set_capacity(self.key, capacity));
+        Ok(())
+    }
+}

@@ -1,0 +1,105 @@
+//! Limits that bound how many go on at once, beside rates or alone: a call takes a slot for its transaction and its cost, or neither.
+
+use ratelimit_core::{Decision, Operation, Reason};
+
+use super::{Asked, Store};
+use crate::catalog::Definition;
+use crate::config;
+use crate::error::{Error, Result};
+use crate::slots::{Slots, Term};
+
+impl Store {
+    /// The slots of a limiter for a key.
+    pub fn slots<'a>(&self, limiter: &'a Definition, key: &'a [u8]) -> Result<Slots<'a>> {
+        Slots::of(self.header, self.function, limiter, key)
+            .ok_or_else(|| Error::no_slots(&limiter.name))
+    }
+
+    /// Whether calls take slots at all.
+    pub fn is_enabled(&self) -> bool {
+        config::enabled()
+    }
+
+    /// Takes all slots that go with what is asked, then does `take`: if that says no, and where a slot is missing, there is none
+    /// taken.
+    pub(super) fn with_slots<R>(
+        &self,
+        asked: &mut Asked<'_>,
+        take: impl FnOnce(&mut Asked<'_>) -> Result<R>,
+        took: impl Fn(&R) -> bool,
+        refused: impl FnOnce(Decision) -> R,
+    ) -> Result<R> {
+        if asked.slots.is_empty() {
+            return take(asked);
+        }
+        let wanted = asked.slots.clone();
+        for (n, (limiter, key)) in wanted.iter().enumerate() {
+            let slots = self.slots(limiter, key)?;
+            if !slots.try_take(Term::Transaction)? {
+                self.give_back(&wanted[..n])?;
+                return Ok(refused(no_slot(&slots, asked.requests.len() + n)));
+            }
+        }
+        let answer = take(asked)?;
+        if !took(&answer) {
+            self.give_back(&wanted)?;
+        }
+        Ok(answer)
+    }
+
+    fn give_back(&self, taken: &[(&Definition, &[u8])]) -> Result<()> {
+        for (limiter, key) in taken.iter().rev() {
+            self.slots(limiter, key)?.give_back(Term::Transaction);
+        }
+        Ok(())
+    }
+
+    /// The first slot that is missing for what is asked.
+    pub(super) fn missing_slot(&self, asked: &Asked<'_>) -> Result<Option<Decision>> {
+        for (n, (limiter, key)) in asked.slots.iter().enumerate() {
+            let slots = self.slots(limiter, key)?;
+            if slots.free()? == 0 {
+                return Ok(Some(no_slot(&slots, asked.requests.len() + n)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Adds what is to be said of limiters that bound nothing but slots.
+    pub(super) fn and_slots(
+        &self,
+        asked: &Asked<'_>,
+        rates: Decision,
+        operation: Operation,
+    ) -> Result<Decision> {
+        let mut answer = rates;
+        let alone =
+            asked.slots.iter().enumerate().filter(|(_, (limiter, _))| limiter.rules().is_empty());
+        for (n, (limiter, key)) in alone {
+            let slots = self.slots(limiter, key)?;
+            let free = slots.free()?;
+            let remaining =
+                if operation == Operation::Take { free } else { free.saturating_sub(1) };
+            answer = answer.and(Decision {
+                quota: slots.capacity().into(),
+                remaining: remaining.into(),
+                binding: asked.requests.len() + n,
+                ..Decision::unlimited()
+            });
+        }
+        Ok(answer)
+    }
+}
+
+/// The answer where all slots are taken.
+pub(super) fn no_slot(slots: &Slots<'_>, binding: usize) -> Decision {
+    Decision {
+        allowed: false,
+        quota: slots.capacity().into(),
+        remaining: 0,
+        retry_after: None,
+        reset_after: 0,
+        reason: Some(Reason::Concurrency),
+        binding,
+    }
+}

@@ -1,0 +1,117 @@
+//! Waiting for a turn under a rate: the moment is booked at once, and slept until.
+//!
+//! So nobody is overtaken, there is nothing to poll, and nobody has to be woken. Whatever ends the wait early ends the transaction or a
+//! part of it, which gives back what was booked.
+
+use ratelimit_core::table::Full;
+use ratelimit_core::{Booking, Decision, Micros, Now, Operation};
+
+use super::slots::no_slot;
+use super::{Asked, Store};
+use crate::catalog::{Definition, Stake};
+use crate::config;
+use crate::error::{Error, Result};
+use crate::shmem;
+use crate::sleep::{sleep, Event};
+use crate::slots::Term;
+use crate::transaction;
+
+impl Store {
+    /// Takes the cost when it is its turn, which must not be later than `until`. The answer is as of that moment.
+    pub fn acquire(
+        &self,
+        limiter: &Definition,
+        key: &[u8],
+        cost: u64,
+        until: Option<Micros>,
+    ) -> Result<Decision> {
+        let mut asked = Asked::new(limiter, key, cost)?;
+        if !config::enabled() {
+            return Ok(Decision::unlimited());
+        }
+        // The slot first: what is booked cannot be put off until there is one.
+        if asked.has_slots() {
+            let slots = self.slots(limiter, key)?;
+            if !slots.take(Term::Transaction, until)? {
+                return Ok(no_slot(&slots, asked.requests.len()));
+            }
+        }
+        let decision = if shmem::is_shared(self.header) {
+            self.wait_for_turn(&mut asked, until)?
+        } else {
+            self.try_again(&mut asked, until)?
+        };
+        if !decision.allowed && asked.has_slots() {
+            self.slots(limiter, key)?.give_back(Term::Transaction);
+        }
+        self.and_slots(&asked, decision, Operation::Take)
+    }
+
+    fn wait_for_turn(&self, asked: &mut Asked<'_>, until: Option<Micros>) -> Result<Decision> {
+        asked.waits = true;
+        let now = self.header.clock.now().steady;
+        let booking = self.book(asked, until.map(|until| until.saturating_sub(now).max(0)))?;
+        if let Some(wait @ 1..) = booking.wait {
+            self.sleep_until(self.header.clock.now().steady.saturating_add(wait));
+        }
+        for n in (0..asked.requests.len()).rev().filter(|n| asked.stake(*n) == Stake::Keep) {
+            if booking.wait.is_some() {
+                transaction::keep(asked.requests[n].key, asked.requests[n].cost);
+            }
+        }
+        Ok(booking.decision)
+    }
+
+    fn sleep_until(&self, due: Micros) {
+        while self.header.clock.now().steady < due {
+            sleep(&self.header.clock, Some(due), Event::Rate);
+        }
+    }
+
+    /// The same where no memory is shared: a key is locked from a take on, and nobody may sleep with that. So nothing is booked, and
+    /// who was first may be overtaken.
+    fn try_again(&self, asked: &mut Asked<'_>, until: Option<Micros>) -> Result<Decision> {
+        loop {
+            let decision = self.decide_rates(asked, Operation::Take)?;
+            let now = self.header.clock.now().steady;
+            let due = decision.retry_after.map(|wait| now.saturating_add(wait));
+            match due.filter(|due| until.is_none_or(|until| *due <= until)) {
+                Some(due) if !decision.allowed => self.sleep_until(due),
+                _ => return Ok(decision),
+            }
+        }
+    }
+
+    /// Books the first moment at which the cost fits, if that is no further away than `max_wait`.
+    pub fn reserve(
+        &self,
+        limiter: &Definition,
+        key: &[u8],
+        cost: u64,
+        max_wait: Option<Micros>,
+    ) -> Result<Booking> {
+        let mut asked = Asked::new(limiter, key, cost)?;
+        if limiter.max_concurrent().is_some() {
+            return Err(Error::reserve_with_slots(&limiter.name));
+        }
+        if !config::enabled() {
+            return Ok(Booking { decision: Decision::unlimited(), wait: Some(0) });
+        }
+        self.book(&mut asked, max_wait)
+    }
+
+    fn book(&self, asked: &mut Asked<'_>, max_wait: Option<Micros>) -> Result<Booking> {
+        let table = self.header.table();
+        let full = |full: Full, asked: &Asked<'_>, now: Now| {
+            let decision = self.when_full(full, asked, now);
+            Booking { decision, wait: decision.allowed.then_some(0) }
+        };
+        self.run(
+            asked,
+            true,
+            |requests, now, taken| table.reserve(requests, now, max_wait, taken),
+            full,
+            |booking| booking.wait.is_some(),
+        )
+    }
+}
