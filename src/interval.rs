@@ -36,10 +36,7 @@ impl Parts {
 
     /// How long to wait at most: with days of 24 hours and months of 30 days, as PostgreSQL compares intervals.
     pub fn wait(self) -> Micros {
-        const MONTH: i128 = 30 * DAY as i128;
-        let sum = i128::from(self.time)
-            + i128::from(self.days) * i128::from(DAY)
-            + i128::from(self.months) * MONTH;
+        let sum = self.0.length();
         Micros::try_from(sum).unwrap_or(if sum < 0 { Micros::MIN } else { Micros::MAX })
     }
 }
