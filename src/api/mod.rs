@@ -3,6 +3,7 @@
 mod acquire;
 mod admin;
 mod batch;
+mod documents;
 mod headers;
 mod policy;
 mod rates;

@@ -17,6 +17,7 @@ use pgrx::pg_sys::{self, Datum, Oid};
 use ratelimit_core::Secret;
 use rustc_hash::FxBuildHasher;
 
+pub use check::name_flaw;
 pub use definition::{DefinedRule, Definition, Stake};
 pub use extension::Extension;
 pub use scan::{enum_label, Id};

@@ -1,4 +1,4 @@
-//! What people are shown works: `examples/*.sql`, and the SQL of the README.
+//! What people are shown works: `examples/*.sql`, and the SQL of the README and of `docs/*.md`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,9 +18,13 @@ pub fn tests() -> Vec<FileTest> {
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         tests.push((format!("example_{name}"), Box::new(move |bed| example(bed, &path))));
     }
-    let readme = top.join("README.md");
-    if readme.exists() {
-        tests.push(("readme".to_owned(), Box::new(move |bed| document(bed, &readme))));
+    let docs = files(&top.join("docs"), "md").into_iter().map(|path| ("docs_", path));
+    for (prefix, path) in docs.chain([("", top.join("README.md"))]) {
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy().to_lowercase();
+        if fs::read_to_string(&path).is_ok_and(|text| !statements(&text).is_empty()) {
+            let name = format!("{prefix}{stem}");
+            tests.push((name, Box::new(move |bed| document(bed, &path))));
+        }
     }
     tests
 }

@@ -1,6 +1,7 @@
 //! Tests with several sessions, and with servers that stop or crash.
 
 mod admission;
+mod apply;
 mod ask;
 mod contention;
 mod copies;
@@ -46,6 +47,7 @@ pub type FileTest = (String, Box<dyn Fn(&Bed) -> Result<()> + Send>);
 pub fn tests() -> Vec<FileTest> {
     let lists = [
         admission::TESTS,
+        apply::TESTS,
         contention::TESTS,
         copies::TESTS,
         crash::TESTS,
