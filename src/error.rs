@@ -7,6 +7,7 @@ use std::ffi::{c_char, c_int, CString};
 
 use pgrx::pg_sys;
 use ratelimit_config::Mistake;
+use ratelimit_core::slots::Wanted;
 use ratelimit_core::{Decision, Micros, RateError, Reason, RuleError};
 
 use crate::encoding;
@@ -30,6 +31,7 @@ const NOT_IN_PREREQUISITE_STATE: &[u8; 5] = b"55000";
 const READ_ONLY: &[u8; 5] = b"25006";
 const INSUFFICIENT_RESOURCES: &[u8; 5] = b"53000";
 const CONFIGURATION_LIMIT_EXCEEDED: &[u8; 5] = b"53400";
+const DEADLOCK_DETECTED: &[u8; 5] = b"40P01";
 const LOCK_NOT_AVAILABLE: &[u8; 5] = b"55P03";
 const INTERNAL_ERROR: &[u8; 5] = b"XX000";
 const OUT_OF_MEMORY: &[u8; 5] = b"53200";
@@ -168,6 +170,25 @@ impl Error {
         Error::new(CONFIGURATION_LIMIT_EXCEEDED, "too many concurrency slots are held")
             .detail(format!("At most {most} can be held on this server, of all limiters and keys."))
             .hint("Raise ratelimit.max_slots, and max_locks_per_transaction with it, and restart the server.")
+    }
+
+    /// Each waits for the next one, and the last for the first.
+    pub fn deadlock(cycle: &[(i32, Wanted)]) -> Self {
+        let next = cycle.iter().cycle().skip(1);
+        let lines: Vec<_> = cycle
+            .iter()
+            .zip(next)
+            .map(|((pid, wanted), (blocker, _))| {
+                let wanted = match wanted {
+                    Wanted::Lock => "lock",
+                    Wanted::Slot => "concurrency slot",
+                };
+                format!("Process {pid} waits for a {wanted}; blocked by process {blocker}.")
+            })
+            .collect();
+        Error::new(DEADLOCK_DETECTED, "deadlock detected")
+            .detail(lines.join("\n"))
+            .hint("Take slots and locks in the same order everywhere.")
     }
 
     pub fn ttl() -> Self {

@@ -8,14 +8,14 @@
 mod dynamic;
 mod slots;
 
-pub use slots::process;
+pub use slots::{process, process_of, STEPS};
 
 use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use pgrx::pg_sys;
 use ratelimit_core::table::{Cell, Host, Shape, Table};
-use ratelimit_core::{Now, Secret};
+use ratelimit_core::{Micros, Now, Secret};
 use ratelimit_saved::Head;
 
 use crate::clock::Clock;
@@ -213,6 +213,10 @@ impl Host for Server {
         self.clock.read()
     }
 
+    fn last_reset(&self) -> Micros {
+        self.clock.last_reset()
+    }
+
     fn interrupts(&self) {
         pgrx::check_for_interrupts!();
     }
@@ -285,7 +289,7 @@ unsafe extern "C-unwind" fn startup() {
         let slots = pg_sys::ShmemInitStruct(c"ratelimit slots".as_ptr(), slots_size, &mut found);
         slots::SLOTS.store(slots.cast(), Ordering::Relaxed);
         if !found {
-            slots.cast::<u8>().write_bytes(0, slots_size);
+            slots::clear();
             begin(header);
         }
         pg_sys::LWLockRelease(lock);
@@ -304,6 +308,7 @@ unsafe fn begin(header: *mut Header) {
         if let Some(saved) = saved {
             if !saved.load(&*header) {
                 header.add(1).cast::<Cell>().write_bytes(0, (*header).shape.cells());
+                slots::clear();
                 initialise(header, shape(), None);
             }
         }

@@ -18,6 +18,7 @@ mod write;
 pub use fold::{fold, is_empty, purge};
 pub use load::load;
 pub use lock::{lock, unlock};
+pub use tables::Scratch;
 pub use turn::{enter, has_chosen, leave, Turns};
 pub use write::{entries, write};
 

@@ -7,6 +7,7 @@ mod contention;
 mod copies;
 mod crash;
 mod crowd;
+mod deadlocks;
 mod definitions;
 mod documents;
 mod dump;
@@ -16,20 +17,27 @@ mod flood;
 mod folding;
 mod histories;
 mod kinds;
+mod leases;
 mod lifecycle;
 mod oracle;
 mod parallel;
 mod purging;
+mod queue;
 mod random;
 mod read_only;
+mod resets;
 mod rollback;
 mod ruin;
 mod saved;
 mod savepoints;
 mod settings;
+mod slots_crowd;
+mod slots_interrupted;
+mod slots_queue;
 mod standby;
 mod transactions;
 mod unloaded;
+mod unloaded_slots;
 mod waiting;
 mod worker;
 
@@ -51,6 +59,7 @@ pub fn tests() -> Vec<FileTest> {
         contention::TESTS,
         copies::TESTS,
         crash::TESTS,
+        deadlocks::TESTS,
         definitions::TESTS,
         dump::TESTS,
         durability::TESTS,
@@ -58,16 +67,22 @@ pub fn tests() -> Vec<FileTest> {
         flood::TESTS,
         folding::TESTS,
         histories::TESTS,
+        leases::TESTS,
         lifecycle::TESTS,
         parallel::TESTS,
         purging::TESTS,
         read_only::TESTS,
+        resets::TESTS,
         ruin::TESTS,
         saved::TESTS,
         settings::TESTS,
+        slots_crowd::TESTS,
+        slots_interrupted::TESTS,
+        slots_queue::TESTS,
         standby::TESTS,
         transactions::TESTS,
         unloaded::TESTS,
+        unloaded_slots::TESTS,
         waiting::TESTS,
         worker::TESTS,
     ];
@@ -80,6 +95,8 @@ pub fn tests() -> Vec<FileTest> {
         documents::tests(),
         rollback::tests(),
         savepoints::tests(),
+        slots_interrupted::tests(),
+        slots_queue::tests(),
         transactions::tests(),
         waiting::interruptions(),
         waiting::tests(),
