@@ -93,6 +93,20 @@ CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON rl_rules
     FOR EACH STATEMENT EXECUTE FUNCTION _rl_definitions_changed();
 ALTER TABLE rl_limiters ENABLE ALWAYS TRIGGER changed;
 ALTER TABLE rl_rules ENABLE ALWAYS TRIGGER changed;
+
+CREATE FUNCTION _rl_list_changed() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION _rl_list_changed() IS 'internal: tells all sessions, at commit, which keys to look up again';
+CREATE FUNCTION _rl_check_override() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION _rl_check_override() IS 'internal: refuses overrides that make no sense';
+CREATE TRIGGER noted AFTER INSERT OR UPDATE OR DELETE ON rl_overrides
+    FOR EACH ROW EXECUTE FUNCTION _rl_list_changed();
+CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON rl_overrides
+    FOR EACH STATEMENT EXECUTE FUNCTION _rl_list_changed();
+ALTER TABLE rl_overrides ENABLE ALWAYS TRIGGER noted;
+ALTER TABLE rl_overrides ENABLE ALWAYS TRIGGER changed;
+CREATE TRIGGER valid AFTER INSERT OR UPDATE ON rl_overrides
+    FOR EACH ROW WHEN (NEW.quota IS NOT NULL) EXECUTE FUNCTION _rl_check_override();
+
 CREATE FUNCTION _rl_complete_limiter() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$

@@ -67,3 +67,4 @@ BEGIN
 END
 $$;
 GRANT EXECUTE ON FUNCTION _rl_slots() TO pg_read_all_stats;
+GRANT EXECUTE ON FUNCTION _rl_bans() TO pg_read_all_stats;

@@ -160,6 +160,15 @@ impl Error {
         .hint("Use rl_acquire, which waits for both, or a limiter without max_concurrent.")
     }
 
+    pub fn prepare_with_lists() -> Self {
+        Error::new(
+            NOT_SUPPORTED,
+            "cannot PREPARE a transaction that changed overrides or bans of ratelimit",
+        )
+        .detail("Sessions are told of the change by the session that commits it.")
+        .hint("Use COMMIT.")
+    }
+
     pub fn no_slots(limiter: &str) -> Self {
         Error::new(INVALID_PARAMETER, format!("limiter \"{limiter}\" has no max_concurrent"))
             .detail("Only a limiter that bounds how many may go on at once has slots.")
@@ -197,6 +206,11 @@ impl Error {
         )
     }
 
+    pub fn duration() -> Self {
+        Error::new(INVALID_PARAMETER, "duration must be positive")
+            .hint("To ban for ever, give null. To end a ban, use rl_unban.")
+    }
+
     pub fn negative_span(what: &str) -> Self {
         Error::new(INVALID_PARAMETER, format!("{what} must not be negative"))
     }
@@ -224,10 +238,6 @@ impl Error {
     pub fn parallel_worker() -> Self {
         Error::new(NOT_SUPPORTED, "limits cannot be used in a parallel worker")
             .hint("Do not mark functions that call them PARALLEL SAFE.")
-    }
-
-    pub fn not_supported(what: &str) -> Self {
-        Error::new(NOT_SUPPORTED, format!("{what} is not supported by this version of ratelimit"))
     }
 
     pub fn rate(text: &[u8], error: &RateError) -> Self {
@@ -267,6 +277,18 @@ impl Error {
     pub fn rule(limiter: &str, position: i32, error: RuleError) -> Self {
         Error::new(INVALID_PARAMETER, format!("invalid rule {position} of limiter \"{limiter}\""))
             .detail(error.to_string())
+    }
+
+    pub fn ban_policy(limiter: &str, error: RuleError) -> Self {
+        let error = match error {
+            RuleError::Log => "ban_after is at most 1000.".to_owned(),
+            other => other.to_string(),
+        };
+        Error::new(
+            INVALID_PARAMETER,
+            format!("invalid ban_after or ban_within of limiter \"{limiter}\""),
+        )
+        .detail(error)
     }
 
     pub fn policy(error: RuleError) -> Self {
@@ -365,14 +387,17 @@ impl Error {
                 .detail(format!("Limiter \"{limiter}\", all {quota} slots are taken."))
                 .hint("Call again when one of their holders has finished.");
         }
-        let error = Error::new(TOO_MANY_REQUESTS, "rate limit exceeded");
+        let (message, help) = match decision.and_then(|decision| decision.reason) {
+            Some(Reason::Ban) => ("banned", "End the ban with rl_unban."),
+            Some(Reason::DenyList) => ("on the deny list", "Change rl_overrides."),
+            _ => ("rate limit exceeded", "Ask for less at once, or raise the limit."),
+        };
+        let error = Error::new(TOO_MANY_REQUESTS, message);
         match decision.and_then(|decision| decision.retry_after) {
             Some(wait) => error
                 .detail(format!("Limiter \"{limiter}\", retry_after {}.", seconds(wait)))
                 .hint("Wait that long and call again."),
-            None => error
-                .detail(format!("Limiter \"{limiter}\", retry_after never."))
-                .hint("Ask for less at once, or raise the limit."),
+            None => error.detail(format!("Limiter \"{limiter}\", retry_after never.")).hint(help),
         }
     }
 }

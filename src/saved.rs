@@ -104,6 +104,9 @@ impl Saved {
         let (mut leases, mut homeless) = (0u64, 0u64);
         let install = |entry: Entry<'_>| match entry {
             Entry::State(record) if record.fresh > now => {
+                if let Some(tag) = record.ban_tag() {
+                    header.lists.set_has_bans(header.lists.place(tag));
+                }
                 states += 1;
                 refused += u64::from(table.install(&record, now, |_| true).is_err());
             }

@@ -2,6 +2,7 @@
 
 mod acquire;
 mod admin;
+mod bans;
 mod batch;
 mod documents;
 mod headers;

@@ -5,6 +5,7 @@ use ratelimit_core::slots::{Kind, Token};
 use ratelimit_core::Micros;
 
 use super::wait::{deadline, span};
+use crate::catalog::{Definition, Mode};
 use crate::datum::{self, Rows, EPOCHS};
 use crate::error::{Error, Result};
 use crate::function::{pg_function, Call};
@@ -56,7 +57,8 @@ pg_function! {
         let (limiter, key, ttl) = (call.text(0, "limiter")?, call.text(1, "key")?, call.ttl(2)?);
         let store = Store::new(call)?;
         let limiter = store.limiter(limiter)?;
-        token(call, store.slots(&limiter, key)?.try_lease(ttl)?)
+        let slots = store.slots(&limiter, key)?;
+        lease(call, &store, &limiter, key, || slots.try_lease(ttl))
     }
 }
 
@@ -68,7 +70,11 @@ pg_function! {
         let store = Store::new(call)?;
         let limiter = store.limiter(limiter)?;
         let slots = store.slots(&limiter, key)?;
-        token(call, slots.lease(ttl, deadline(&store, &limiter, timeout))?)
+        let until = deadline(&store, &limiter, timeout);
+        lease(call, &store, &limiter, key, || match limiter.mode() {
+            Mode::Shadow => slots.try_lease(ttl),
+            _ => slots.lease(ttl, until),
+        })
     }
 }
 
@@ -129,8 +135,22 @@ pg_function! {
 /// `infinity` as a timestamp: for a lease that lasts longer than there is time.
 const INFINITY: i64 = i64::MAX;
 
-/// A token, or null.
-fn token(call: &Call, token: Option<Token>) -> Result<Datum> {
+/// The token of a lease, or null. Where slots have nothing to say, and in shadow where there are none, it frees nothing.
+fn lease(
+    call: &Call,
+    store: &Store,
+    limiter: &Definition,
+    key: &[u8],
+    take: impl FnOnce() -> Result<Option<Token>>,
+) -> Result<Datum> {
+    let token = match store.settled(limiter, key)? {
+        Some(true) => Some(slots::no_lease()?),
+        Some(false) => None,
+        None => match take()? {
+            None if limiter.mode() == Mode::Shadow => Some(slots::no_lease()?),
+            token => token,
+        },
+    };
     Ok(token.map_or_else(|| call.null(), datum::uuid))
 }
 
@@ -139,7 +159,11 @@ fn try_slot(call: &Call, term: Term) -> Result<Datum> {
     let store = Store::new(call)?;
     let limiter = store.limiter(limiter)?;
     let slots = store.slots(&limiter, key)?;
-    Ok(Datum::from(!store.is_enabled() || slots.try_take(term)?))
+    let taken = match store.settled(&limiter, key)? {
+        Some(answer) => answer,
+        None => slots.try_take(term)? || limiter.mode() == Mode::Shadow,
+    };
+    Ok(Datum::from(taken))
 }
 
 fn slot(call: &Call, term: Term) -> Result<Datum> {
@@ -149,7 +173,12 @@ fn slot(call: &Call, term: Term) -> Result<Datum> {
     let limiter = store.limiter(limiter)?;
     let slots = store.slots(&limiter, key)?;
     let until = deadline(&store, &limiter, timeout);
-    Ok(Datum::from(!store.is_enabled() || slots.take(term, until)?))
+    let taken = match store.settled(&limiter, key)? {
+        Some(answer) => answer,
+        None if limiter.mode() == Mode::Shadow => slots.try_take(term).map(|_| true)?,
+        None => slots.take(term, until)?,
+    };
+    Ok(Datum::from(taken))
 }
 
 impl Call {

@@ -2,9 +2,9 @@
 
 use pgrx::pg_sys::{self, Datum};
 
-use super::scan::{self, Tables};
+use super::scan::{self, OverrideRow, Tables};
 use super::Definition;
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::function::pg_function;
 use crate::trigger::Fired;
 
@@ -19,9 +19,38 @@ pg_function! {
         let name = row.column(1).unwrap_or_default();
         let tables = Tables::of(call.function());
         if let Some(row) = scan::limiter(&tables, &name) {
-            Definition::new(&tables, &name, row, &[0; 16])?;
+            let limiter = Definition::new(&tables, &name, row, &[0; 16])?;
+            let mut wrong = None;
+            scan::overrides(&tables, &name, |_, row| wrong = wrong.take().or(check(&limiter, &row).err()));
+            wrong.map_or(Ok(()), Err)?;
         }
         Ok(Datum::null())
+    }
+}
+
+pg_function! {
+    /// Trigger on the overrides, after each row: makes the rule that a key gets of its own.
+    fn _rl_check_override(call) {
+        let fired = Fired::new(call, "_rl_check_override")?;
+        // SAFETY: as above.
+        unsafe { pg_sys::CommandCounterIncrement() };
+        let row = fired.row();
+        let (name, key) = (row.column(1).unwrap_or_default(), row.column(2).unwrap_or_default());
+        let tables = Tables::of(call.function());
+        if let (Some(limiter), Some(row)) = (scan::limiter(&tables, &name), scan::override_of(&tables, &name, &key)) {
+            check(&Definition::new(&tables, &name, limiter, &[0; 16])?, &row)?;
+        }
+        Ok(Datum::null())
+    }
+}
+
+/// A limiter that has no rules yet may get some that fit: then it is looked at again.
+fn check(limiter: &Definition, row: &OverrideRow) -> Result<()> {
+    match row.quota {
+        Some(quota) => {
+            limiter.limited(quota.unsigned_abs(), row.burst.map(i64::unsigned_abs)).map(|_| ())
+        }
+        None => Ok(()),
     }
 }
 

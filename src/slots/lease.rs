@@ -10,7 +10,6 @@ use ratelimit_core::Micros;
 
 use super::Slots;
 use crate::backend::BackendCell;
-use crate::config;
 use crate::error::{Error, Result};
 use crate::shmem::Header;
 
@@ -18,9 +17,6 @@ impl Slots<'_> {
     /// Takes a slot for so long, if that needs no waiting.
     pub fn try_lease(&self, ttl: Micros) -> Result<Option<Token>> {
         let random = random()?;
-        if !config::enabled() {
-            return Ok(Some(lease_token(random, u32::MAX)));
-        }
         if !self.is_shared() {
             return Err(Error::not_preloaded());
         }
@@ -31,15 +27,17 @@ impl Slots<'_> {
     /// The same when it is this session's turn; no later than `until`.
     pub fn lease(&self, ttl: Micros, until: Option<Micros>) -> Result<Option<Token>> {
         let random = random()?;
-        if !config::enabled() {
-            return Ok(Some(lease_token(random, u32::MAX)));
-        }
         if !self.is_shared() {
             return Err(Error::not_preloaded());
         }
         let number = self.wait(Terms::Lease { random, ttl }, until)?;
         Ok(number.map(|number| lease_token(random, number)))
     }
+}
+
+/// A token that frees nothing, for who needs no slot.
+pub fn no_lease() -> Result<Token> {
+    Ok(lease_token(random()?, u32::MAX))
 }
 
 /// Lets a lease end so long from now; says whether there was one.

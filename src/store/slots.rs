@@ -2,9 +2,8 @@
 
 use ratelimit_core::{Decision, Operation, Reason};
 
-use super::{Asked, Store};
-use crate::catalog::Definition;
-use crate::config;
+use super::{Asked, Store, Verdict};
+use crate::catalog::{Definition, Mode};
 use crate::error::{Error, Result};
 use crate::slots::{Slots, Term};
 
@@ -15,9 +14,13 @@ impl Store {
             .ok_or_else(|| Error::no_slots(&limiter.name))
     }
 
-    /// Whether calls take slots at all.
-    pub fn is_enabled(&self) -> bool {
-        config::enabled()
+    /// The answer to who asks for a slot, where slots have nothing to say: all in shadow that are shut out get one, too.
+    pub fn settled(&self, limiter: &Definition, key: &[u8]) -> Result<Option<bool>> {
+        Ok(match self.verdict(limiter, key)? {
+            Verdict::Limited(_) => None,
+            Verdict::Passes => Some(true),
+            Verdict::ShutOut(..) => Some(limiter.mode() == Mode::Shadow),
+        })
     }
 
     /// Takes all slots that go with what is asked, then does `take`: if that says no, and where a slot is missing, there is none

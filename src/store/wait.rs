@@ -4,12 +4,11 @@
 //! part of it, which gives back what was booked.
 
 use ratelimit_core::table::Full;
-use ratelimit_core::{Booking, Decision, Micros, Now, Operation};
+use ratelimit_core::{Booking, Decision, Micros, Now, Operation, Reason};
 
 use super::slots::no_slot;
 use super::{Asked, Store};
-use crate::catalog::{Definition, Stake};
-use crate::config;
+use crate::catalog::{Definition, Mode, Stake};
 use crate::error::{Error, Result};
 use crate::shmem;
 use crate::sleep::{sleep, Event};
@@ -25,9 +24,14 @@ impl Store {
         cost: u64,
         until: Option<Micros>,
     ) -> Result<Decision> {
-        let mut asked = Asked::new(limiter, key, cost)?;
-        if !config::enabled() {
-            return Ok(Decision::unlimited());
+        // In shadow nobody waits.
+        if limiter.mode() == Mode::Shadow {
+            return self.decide(limiter, key, cost, Operation::Take);
+        }
+        let verdict = self.verdict(limiter, key)?;
+        let mut asked = Asked::new(limiter, &verdict, key, cost)?;
+        if let Some(decision) = asked.settled() {
+            return Ok(decision);
         }
         // The slot first: what is booked cannot be put off until there is one.
         if asked.has_slots() {
@@ -43,6 +47,9 @@ impl Store {
         };
         if !decision.allowed && asked.has_slots() {
             self.slots(limiter, key)?.give_back(Term::Transaction);
+        }
+        if decision.reason == Some(Reason::Rate) {
+            self.count_denial(&asked, decision.binding)?;
         }
         self.and_slots(&asked, decision, Operation::Take)
     }
@@ -90,14 +97,23 @@ impl Store {
         cost: u64,
         max_wait: Option<Micros>,
     ) -> Result<Booking> {
-        let mut asked = Asked::new(limiter, key, cost)?;
         if limiter.max_concurrent().is_some() {
             return Err(Error::reserve_with_slots(&limiter.name));
         }
-        if !config::enabled() {
-            return Ok(Booking { decision: Decision::unlimited(), wait: Some(0) });
+        if limiter.mode() == Mode::Shadow {
+            let decision = self.decide(limiter, key, cost, Operation::Take)?;
+            return Ok(Booking { decision, wait: Some(0) });
         }
-        self.book(&mut asked, max_wait)
+        let verdict = self.verdict(limiter, key)?;
+        let mut asked = Asked::new(limiter, &verdict, key, cost)?;
+        if let Some(decision) = asked.settled() {
+            return Ok(Booking { decision, wait: decision.allowed.then_some(0) });
+        }
+        let booking = self.book(&mut asked, max_wait)?;
+        if booking.wait.is_none() && booking.decision.reason == Some(Reason::Rate) {
+            self.count_denial(&asked, booking.decision.binding)?;
+        }
+        Ok(booking)
     }
 
     fn book(&self, asked: &mut Asked<'_>, max_wait: Option<Micros>) -> Result<Booking> {

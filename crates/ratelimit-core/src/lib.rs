@@ -2,7 +2,7 @@
 //!
 //! A [`Rule`] says what is allowed; a [`State`] holds what one key has used of it; the host brings the time as [`Now`].
 //! [`decide`] puts them together for one or several rules, all or nothing. The [`table`] keeps the states of many keys in
-//! one slice that many processes share. [`slots`] say how many may do something at the same time.
+//! one slice that many processes share; [`lists`] say which keys are to be treated otherwise. [`slots`] say how many may do something at the same time.
 //!
 //! ```
 //! use ratelimit_core::{decide, parse_rates, Algorithm, Limit, MemoryState, Now, Operation};
@@ -44,6 +44,7 @@ mod decision;
 mod fixed_window;
 mod interval;
 mod key;
+pub mod lists;
 mod meter;
 mod period;
 mod rate;

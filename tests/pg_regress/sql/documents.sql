@@ -81,6 +81,20 @@ SELECT * FROM rl_apply_config(rl_export_config(), prune => true);
 SELECT * FROM rl_apply_config('{"limiters": {"by hand": {"rates": "5/s, 6/m", "storage": "durable"}}}');
 SELECT position, quota, period, anchor FROM rl_rules ORDER BY position;
 
+-- Rules change together with the overrides that fit them.
+TRUNCATE rl_limiters CASCADE;
+SELECT * FROM rl_apply_config('{"limiters": {"api": {"rates": "2 per 100 years", "algorithm": "fixed_window", "mode": "shadow",
+    "ban": {"after": 20, "within": "1 minute", "for": "10 minutes"}, "overrides": {"vip": {"action": "limit", "quota": 2000}}}}}');
+SELECT * FROM rl_apply_config('{"limiters": {"api": {"rates": "2 per day burst 3",
+    "ban": {"after": 5, "within": "1 hour"}, "overrides": {"vip": {"action": "limit", "quota": 20, "burst": 30}}}}}');
+SELECT quota FROM rl_peek('api', 'vip');
+SELECT * FROM rl_apply_config('{"limiters": {"api": {"rates": "2 per 5 days", "algorithm": "sliding_log",
+    "overrides": {"vip": {"action": "limit", "quota": 5}}}}}');
+SELECT quota FROM rl_peek('api', 'vip');
+SELECT rl_apply_config('{"limiters": {"api": {"rates": "2 per 5 days", "algorithm": "sliding_log",
+    "overrides": {"vip": {"action": "limit", "quota": 2000}}}}}');
+SELECT rl_export_config();
+
 -- A wrong document changes nothing, and says where it is wrong.
 \set VERBOSITY default
 SELECT rl_apply_config(NULL);

@@ -19,6 +19,7 @@ mod histories;
 mod kinds;
 mod leases;
 mod lifecycle;
+mod lists;
 mod oracle;
 mod parallel;
 mod purging;
@@ -69,6 +70,7 @@ pub fn tests() -> Vec<FileTest> {
         histories::TESTS,
         leases::TESTS,
         lifecycle::TESTS,
+        lists::TESTS,
         parallel::TESTS,
         purging::TESTS,
         read_only::TESTS,
