@@ -6,6 +6,7 @@
 use std::ffi::{c_char, c_int, CString};
 
 use pgrx::pg_sys;
+use ratelimit_config::Mistake;
 use ratelimit_core::slots::Wanted;
 use ratelimit_core::{Decision, Micros, RateError, Reason, RuleError};
 
@@ -258,6 +259,31 @@ impl Error {
         )
         .detail(error.detail.clone())
         .hint("Write rates like \"100 per minute\" or \"10/second burst 20, 1000/hour\".")
+    }
+
+    /// All that is wrong with a document, the first place in the message.
+    pub fn document(mistakes: &[Mistake]) -> Self {
+        const MOST: usize = 20;
+        let place = |mistake: &Mistake| match mistake.path.as_str() {
+            "" => "the document".to_owned(),
+            path => path.to_owned(),
+        };
+        let line = |mistake: &Mistake| format!("{}: {}", place(mistake), mistake.detail);
+        let mut lines: Vec<_> = mistakes.iter().take(MOST).map(line).collect();
+        if mistakes.len() > MOST {
+            lines.push(format!("There are {} more.", mistakes.len() - MOST));
+        }
+        let first = mistakes.first().map_or_else(String::new, place);
+        Error::new(INVALID_PARAMETER, format!("invalid configuration at {first}"))
+            .detail(lines.join("\n"))
+            .hint("Correct it and apply it again: nothing was changed.")
+    }
+
+    /// The tables say what no limiter can be.
+    pub fn rows(limiter: &str, detail: &str) -> Self {
+        Error::new(INVALID_PARAMETER, format!("invalid definition of limiter \"{limiter}\""))
+            .detail(detail)
+            .hint("Correct its rows in rl_limiters, rl_rules and rl_overrides, or drop it.")
     }
 
     pub fn rule(limiter: &str, position: i32, error: RuleError) -> Self {

@@ -4,6 +4,7 @@ mod acquire;
 mod admin;
 mod bans;
 mod batch;
+mod documents;
 mod headers;
 mod policy;
 mod rates;

@@ -4,7 +4,7 @@ use pgrx::pg_sys::{self, Datum};
 
 use super::scan::{self, Tables};
 use super::Definition;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::function::pg_function;
 use crate::shmem;
 use crate::trigger::Fired;
@@ -57,21 +57,26 @@ fn check(limiter: &Definition, quota: Option<i64>, burst: Option<i64>) -> Result
 }
 
 pg_function! {
-    /// Refuses a name that could not be told from another on a screen or in a log.
+    /// Refuses a name that no limiter must have.
     fn _rl_check_name(call) {
-        use crate::error::Error;
-        const LONGEST: usize = 63;
         let name = call.text(0, "name")?;
-        let text = String::from_utf8_lossy(name);
-        let wrong: Result<()> = if name.is_empty() {
-            Err(Error::name(name, "A name has at least one character."))
-        } else if name.len() > LONGEST {
-            Err(Error::name(name, "A name has at most 63 bytes."))
-        } else if text.chars().any(char::is_control) {
-            Err(Error::name(name, "A name has no control characters."))
-        } else {
-            Ok(())
-        };
-        wrong.map(|()| Datum::from(true))
+        match name_flaw(name) {
+            Some(flaw) => Err(Error::name(name, flaw)),
+            None => Ok(Datum::from(true)),
+        }
+    }
+}
+
+/// Why a name could not be told from another on a screen or in a log.
+pub fn name_flaw(name: &[u8]) -> Option<&'static str> {
+    const LONGEST: usize = 63;
+    if name.is_empty() {
+        Some("A name has at least one character.")
+    } else if name.len() > LONGEST {
+        Some("A name has at most 63 bytes.")
+    } else if String::from_utf8_lossy(name).chars().any(char::is_control) {
+        Some("A name has no control characters.")
+    } else {
+        None
     }
 }

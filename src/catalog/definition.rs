@@ -428,12 +428,7 @@ fn defined(
         "interval" => Refill::Interval,
         other => return Err(unknown("refill", other)),
     };
-    let period = row.period.period("period", weeks_are_days)?;
-    // Only windows know a calendar.
-    let period = match (algorithm, period) {
-        (Algorithm::FixedWindow, _) | (_, Period::Months(_)) => period,
-        _ => Period::Span(row.period.span("period")?),
-    };
+    let period = row.period.period_of("period", algorithm, weeks_are_days)?;
     let spec = RateSpec {
         algorithm,
         quota: row.quota.try_into().map_err(|_| Error::negative("quota", row.quota))?,

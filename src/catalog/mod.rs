@@ -19,6 +19,7 @@ use ratelimit_core::table::Key;
 use ratelimit_core::Secret;
 use rustc_hash::FxBuildHasher;
 
+pub use check::name_flaw;
 pub use definition::{hasher, DefinedRule, Definition, Lists, Mode, Stake};
 pub use durable::{durable_rules, DurableRules};
 pub use extension::Extension;

@@ -1,6 +1,7 @@
 //! Tests with several sessions, and with servers that stop or crash.
 
 mod admission;
+mod apply;
 mod ask;
 mod contention;
 mod copies;
@@ -65,6 +66,7 @@ pub const POOLED: &[Test] = slots_pooler::TESTS;
 pub fn tests() -> Vec<FileTest> {
     let lists = [
         admission::TESTS,
+        apply::TESTS,
         contention::TESTS,
         copies::TESTS,
         crash::TESTS,
