@@ -2,7 +2,7 @@
 //!
 //! A [`Rule`] says what is allowed; a [`State`] holds what one key has used of it; the host brings the time as [`Now`].
 //! [`decide`] puts them together for one or several rules, all or nothing. The [`table`] keeps the states of many keys in
-//! one slice that many processes share. [`slots`] say how many may do something at the same time.
+//! one slice that many processes share. [`slots`] say how many may do something at the same time, and [`stats`] what came of it all.
 //!
 //! ```
 //! use ratelimit_core::{decide, parse_rates, Algorithm, Limit, MemoryState, Now, Operation};
@@ -53,6 +53,7 @@ mod sliding_window;
 pub mod slots;
 mod spec;
 mod state;
+pub mod stats;
 mod stored;
 pub mod table;
 mod time;
