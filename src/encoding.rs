@@ -47,6 +47,17 @@ pub fn first(text: &[u8], letters: i32) -> &[u8] {
     text.get(..length as usize).unwrap_or(text)
 }
 
+/// As much of a text as fits into so many bytes: whole letters.
+pub fn cut(text: &[u8], bytes: usize) -> &[u8] {
+    if text.len() <= bytes {
+        return text;
+    }
+    let length = i32::try_from(text.len()).unwrap_or(i32::MAX);
+    // SAFETY: looks at so many bytes of a text that the server has checked.
+    let length = unsafe { pg_sys::pg_mbcliplen(text.as_ptr().cast(), length, bytes as i32) };
+    &text[..length as usize]
+}
+
 /// A string that goes to or comes from databases of other encodings: only UTF-8 has more than ASCII in common with them.
 pub fn portable(text: &str) -> Cow<'_, str> {
     if is_utf8() || text.is_ascii() {

@@ -2,11 +2,12 @@
 
 use pgrx::pg_sys;
 
-use crate::catalog::Extension;
+use crate::catalog::{self, Extension};
 use crate::config;
 use crate::durable;
 use crate::error::Result;
 use crate::shmem::{self, Header};
+use crate::stats;
 
 /// Clears the keys of shared memory that are as good as new.
 pub fn sweep(header: &'static Header) {
@@ -31,6 +32,7 @@ pub fn pass(extension: &Extension, batch: usize, fold: Fold) -> Result<usize> {
         extension.table(table)?;
     }
     let header = shmem::get()?.unwrap_or_else(shmem::private);
+    stats::tidy(header, stats::database(), || catalog::ids(extension.schema()));
     // The ledger that is emptied stays locked until the transaction ends: so that comes last.
     let expired = durable::purge(header, extension.schema(), batch)?;
     let folded = match fold {

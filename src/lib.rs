@@ -20,6 +20,7 @@ mod schema;
 mod shmem;
 mod sleep;
 mod slots;
+mod stats;
 mod store;
 mod transaction;
 mod trigger;
@@ -36,5 +37,6 @@ pub extern "C-unwind" fn _PG_init() {
     catalog::install();
     transaction::install();
     slots::install();
+    stats::install();
     worker::install();
 }

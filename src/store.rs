@@ -9,7 +9,7 @@ mod wait;
 use std::rc::Rc;
 
 use pgrx::pg_sys;
-use ratelimit_core::table::{Cell, Full, OnFull, Request, Taken, Unable};
+use ratelimit_core::table::{rule_key, Cell, Full, Key, OnFull, Request, Taken, Unable};
 use ratelimit_core::{Decision, Now, Operation, Reason, Receipts, Rule};
 use smallvec::SmallVec;
 
@@ -37,6 +37,13 @@ pub struct Asked<'a> {
     slots: SmallVec<[(&'a Definition, &'a [u8]); 1]>,
     /// Whether all that is taken has to be remembered, for as long as the call may be interrupted.
     waits: bool,
+}
+
+/// Whom a call is for.
+struct Subject<'a> {
+    limiter: &'a Definition,
+    key: Key,
+    text: &'a [u8],
 }
 
 /// Whom a request is for: a limiter, one of its rules, and a key.
@@ -71,6 +78,29 @@ impl<'a> Asked<'a> {
     /// Whom each request is for.
     pub fn parts(self) -> impl Iterator<Item = (Request<'a>, Of<'a>)> {
         self.requests.into_iter().zip(self.of)
+    }
+
+    /// The calls: each for a limiter and a key, however many rules there are.
+    fn calls(&self) -> impl Iterator<Item = Subject<'a>> + use<'a, '_> {
+        let rates = (0..self.requests.len()).filter(|n| self.requests[*n].primary);
+        let alone = self.slots.iter().enumerate();
+        let alone = alone.filter(|(_, (limiter, _))| limiter.rules().is_empty());
+        let alone = alone.map(|(n, _)| self.requests.len() + n);
+        rates.chain(alone).filter_map(|n| self.subject(n))
+    }
+
+    /// Whose is the rule or slot of this number, as [`Decision::binding`] counts.
+    fn subject(&self, n: usize) -> Option<Subject<'a>> {
+        match self.of.get(n).zip(self.requests.get(n)) {
+            Some(((limiter, rule, text), request)) => {
+                // The position is mixed into the key, and so out of it.
+                Some(Subject { limiter, key: rule_key(request.key, rule.position), text })
+            }
+            None => {
+                let (limiter, text) = *self.slots.get(n.checked_sub(self.of.len())?)?;
+                Some(Subject { limiter, key: limiter.key(text), text })
+            }
+        }
     }
 
     /// The key as the tables know it.
@@ -162,13 +192,16 @@ impl Store {
             return Ok(self.decide(limiter, key, cost, Operation::Take)?.allowed);
         };
         if !config::enabled() {
+            limiter.stats().passed();
             return Ok(true);
         }
         match limiter.stake() {
             Stake::Keep => {
                 let now = self.now(std::slice::from_ref(&request));
                 let taken = self.header.table().try_take(&request, now);
-                Ok(taken.unwrap_or_else(|_| config::on_full() == OnFull::Allow))
+                let taken = taken.unwrap_or_else(|_| config::on_full() == OnFull::Allow);
+                count_only(limiter, &request, key, taken, now);
+                Ok(taken)
             }
             Stake::Refund | Stake::Durable => self.try_take_for_now(limiter, key, request),
         }
@@ -190,6 +223,7 @@ impl Store {
                     let new = || (rule.clone(), digest_of(limiter, key, rule));
                     transaction::record(self.header, &request, receipt, new);
                 }
+                count_only(limiter, &request, key, taken, now);
                 return Ok(taken);
             }
         }
@@ -210,15 +244,22 @@ impl Store {
     /// The same for requests to several limiters.
     pub fn decide_all(&self, asked: &mut Asked<'_>, operation: Operation) -> Result<Decision> {
         if !config::enabled() {
+            if operation == Operation::Take {
+                count_passed(asked);
+            }
             return Ok(Decision::unlimited());
         }
         match operation {
-            Operation::Take => self.with_slots(
-                asked,
-                |asked| self.decide_rates(asked, operation),
-                |decision| decision.allowed,
-                |refused| refused,
-            ),
+            Operation::Take => {
+                let decision = self.with_slots(
+                    asked,
+                    |asked| self.decide_rates(asked, operation),
+                    |decision| decision.allowed,
+                    |refused| refused,
+                )?;
+                self.count(asked, decision.allowed, decision.binding);
+                Ok(decision)
+            }
             Operation::Peek => match self.missing_slot(asked)? {
                 Some(refused) => Ok(refused),
                 None => self.decide_rates(asked, operation),
@@ -269,10 +310,11 @@ impl Store {
     pub fn take_at_most(&self, limiter: &Definition, key: &[u8], at_most: u64) -> Result<u64> {
         let mut asked = Asked::new(limiter, key, at_most)?;
         if !config::enabled() {
+            count_passed(&asked);
             return Ok(at_most);
         }
         let table = self.header.table();
-        self.with_slots(
+        let granted = self.with_slots(
             &mut asked,
             |asked| {
                 // Where there are only slots, nothing limits what goes with one.
@@ -289,7 +331,9 @@ impl Store {
             },
             |granted| *granted > 0,
             |_| 0,
-        )
+        )?;
+        self.count(&asked, granted > 0 || at_most == 0, 0);
+        Ok(granted)
     }
 
     /// Takes whether it fits or not.
@@ -317,6 +361,7 @@ impl Store {
         if !config::enabled() || cost == 0 {
             return Ok(());
         }
+        limiter.stats().refunded(cost);
         let table = self.header.table();
         if asked.is_kept() {
             // Where a key has no room there is nothing to give back.
@@ -385,6 +430,16 @@ impl Store {
             request.pin &= request.durable;
         }
         Ok(())
+    }
+
+    /// Counts what was decided on all calls together: refused, it was the one that binds.
+    fn count(&self, asked: &Asked<'_>, allowed: bool, binding: usize) {
+        if allowed {
+            asked.calls().for_each(|call| call.limiter.stats().allowed(call.key));
+        } else if let Some(call) = asked.subject(binding) {
+            let at = self.header.clock.read().wall;
+            call.limiter.stats().denied(call.key, call.text, at);
+        }
     }
 
     /// Runs `action` on the table with all that goes with it for limits that are more than kept in memory: copies are loaded, and what
@@ -508,6 +563,22 @@ impl Store {
             reason: Some(Reason::Rate),
             binding: 0,
         }
+    }
+}
+
+/// Counts calls that nothing was asked of.
+fn count_passed(asked: &Asked<'_>) {
+    asked.calls().for_each(|call| call.limiter.stats().passed());
+}
+
+/// Counts what was decided on the only request of a call.
+#[inline(always)]
+fn count_only(limiter: &Definition, request: &Request<'_>, text: &[u8], taken: bool, now: Now) {
+    let key = rule_key(request.key, limiter.rules()[0].position);
+    if taken {
+        limiter.stats().allowed(key);
+    } else {
+        limiter.stats().denied(key, text, now.wall);
     }
 }
 

@@ -56,7 +56,10 @@ pg_function! {
         let (limiter, key, ttl) = (call.text(0, "limiter")?, call.text(1, "key")?, call.ttl(2)?);
         let store = Store::new(call)?;
         let limiter = store.limiter(limiter)?;
-        token(call, store.slots(&limiter, key)?.try_lease(ttl)?)
+        let slots = store.slots(&limiter, key)?;
+        let lease = slots.try_lease(ttl)?;
+        slots.count(lease.is_some());
+        token(call, lease)
     }
 }
 
@@ -68,7 +71,9 @@ pg_function! {
         let store = Store::new(call)?;
         let limiter = store.limiter(limiter)?;
         let slots = store.slots(&limiter, key)?;
-        token(call, slots.lease(ttl, deadline(&store, &limiter, timeout))?)
+        let lease = slots.lease(ttl, deadline(&store, &limiter, timeout))?;
+        slots.count_wait(lease.is_some());
+        token(call, lease)
     }
 }
 
@@ -131,7 +136,8 @@ fn try_slot(call: &Call, term: Term) -> Result<Datum> {
     let store = Store::new(call)?;
     let limiter = store.limiter(limiter)?;
     let slots = store.slots(&limiter, key)?;
-    Ok(Datum::from(!store.is_enabled() || slots.try_take(term)?))
+    let taken = !store.is_enabled() || slots.try_take(term)?;
+    Ok(Datum::from(slots.count(taken)))
 }
 
 fn slot(call: &Call, term: Term) -> Result<Datum> {
@@ -141,7 +147,8 @@ fn slot(call: &Call, term: Term) -> Result<Datum> {
     let limiter = store.limiter(limiter)?;
     let slots = store.slots(&limiter, key)?;
     let until = deadline(&store, &limiter, timeout);
-    Ok(Datum::from(!store.is_enabled() || slots.take(term, until)?))
+    let taken = !store.is_enabled() || slots.take(term, until)?;
+    Ok(Datum::from(slots.count_wait(taken)))
 }
 
 impl Call {
@@ -153,7 +160,7 @@ impl Call {
         }
     }
 
-    fn uuid(&self, n: usize, name: &str) -> Result<Token> {
+    pub fn uuid(&self, n: usize, name: &str) -> Result<Token> {
         // SAFETY: SQL declares the argument as uuid, which is 16 bytes, passed by reference.
         Ok(unsafe { *self.required(n, name)?.cast_mut_ptr::<Token>() })
     }

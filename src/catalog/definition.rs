@@ -15,6 +15,7 @@ use smallvec::SmallVec;
 use super::scan::{Id, LimiterRow, RuleRow, Tables};
 use crate::error::{Error, Result};
 use crate::interval::Parts;
+use crate::stats::Stats;
 use crate::zone;
 
 /// A limiter.
@@ -30,6 +31,7 @@ pub struct Definition {
     id: Id,
     max_concurrent: Option<u32>,
     wait_timeout: Option<Micros>,
+    stats: Stats,
     rules: Vec<Rc<DefinedRule>>,
 }
 
@@ -96,6 +98,7 @@ impl Definition {
             id: row.id,
             max_concurrent: row.max_concurrent.map(|slots| slots.try_into().unwrap_or(0)),
             wait_timeout: row.wait_timeout.map(Parts::wait),
+            stats: Stats::default(),
             rules,
         })
     }
@@ -120,6 +123,7 @@ impl Definition {
             id: Id::default(),
             max_concurrent: None,
             wait_timeout: None,
+            stats: Stats::default(),
             rules: vec![Rc::new(DefinedRule {
                 rule,
                 position: 0,
@@ -130,6 +134,17 @@ impl Definition {
                 spec,
             })],
         }
+    }
+
+    /// The same, and what it does is counted.
+    pub fn counted(self, stats: Stats) -> Self {
+        Definition { stats, ..self }
+    }
+
+    /// Where what it does is counted.
+    #[inline(always)]
+    pub fn stats(&self) -> &Stats {
+        &self.stats
     }
 
     /// What becomes of what a transaction takes.

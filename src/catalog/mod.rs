@@ -25,6 +25,7 @@ use crate::backend::BackendCell;
 use crate::error::{Error, Result};
 use crate::function::pg_function;
 use crate::shmem::{self, Header};
+use crate::stats::Stats;
 
 struct Cache {
     limiters: HashMap<Box<[u8]>, Rc<Definition>, FxBuildHasher>,
@@ -78,7 +79,10 @@ fn load(header: &Header, name: &[u8], function: Oid) -> Result<Rc<Definition>> {
     LIMITERS.store(tables.limiters.to_u32(), Ordering::Relaxed);
     // An invalidation that arrives from here on may concern what is being read: the next call will read again.
     let rows = scan::limiter(&tables, name).ok_or_else(|| Error::unknown_limiter(name))?;
-    let definition = Rc::new(Definition::new(&tables, name, rows, &header.secret)?);
+    let id = rows.id;
+    let definition = Definition::new(&tables, name, rows, &header.secret)?;
+    let stats = Stats::of(header, id, || scan::ids(&tables));
+    let definition = Rc::new(definition.counted(stats));
     CACHE.with(|cache| {
         cache.limiters.insert(name.into(), definition.clone());
         cache.last = Some(definition.clone());
@@ -134,6 +138,11 @@ pub fn durable_rules(schema: Oid, secret: &Secret) -> DurableRules {
     durable
 }
 
+/// The limiters in the extension's schema.
+pub fn ids(schema: Oid) -> Vec<Id> {
+    scan::ids(&scan::Tables::in_schema(schema))
+}
+
 /// Registers for what the server has to tell; the postmaster's children inherit it.
 pub fn install() {
     // SAFETY: both lists are made to be added to when a library is loaded, and the callbacks live as long as the library.
@@ -162,6 +171,9 @@ unsafe extern "C-unwind" fn transaction_ended(
             if let Some(header) = shmem::header() {
                 header.definitions.fetch_add(1, Ordering::Release);
                 header.with_slots(|slots| slots.wake_all());
+                // A worker sees to what is left of dropped limiters.
+                // SAFETY: a plain variable, set when the process connected to its database.
+                header.board.note(unsafe { pg_sys::MyDatabaseId });
             }
         }
         XACT_EVENT_ABORT | XACT_EVENT_PREPARE => CHANGED.store(false, Ordering::Relaxed),

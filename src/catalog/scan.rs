@@ -111,6 +111,13 @@ pub fn names(tables: &Tables) -> Vec<Vec<u8>> {
     names
 }
 
+/// The ids of all limiters.
+pub fn ids(tables: &Tables) -> Vec<Id> {
+    let mut ids = Vec::new();
+    scan(tables.limiters, tables.limiters_key, None, |row: &Row<12>| ids.push(row.uuid(11)));
+    ids
+}
+
 /// The first columns of a row; the table has at least so many.
 struct Row<const N: usize> {
     values: [Datum; N],

@@ -22,6 +22,7 @@ use ratelimit_core::table::Key;
 use ratelimit_core::Micros;
 
 use crate::catalog::Definition;
+use crate::encoding;
 use crate::error::{Error, Result};
 use crate::shmem::{self, Header};
 
@@ -52,6 +53,25 @@ impl<'a> Slots<'a> {
     /// How many there are, whoever has them.
     pub fn capacity(&self) -> u32 {
         self.capacity
+    }
+
+    /// Counts what was decided on a call for a slot alone, and says it.
+    pub fn count(&self, taken: bool) -> bool {
+        if taken {
+            self.limiter.stats().allowed(self.key);
+        } else {
+            let at = self.header.clock.read().wall;
+            self.limiter.stats().denied(self.key, self.text, at);
+        }
+        taken
+    }
+
+    /// The same where the call was ready to wait.
+    pub fn count_wait(&self, taken: bool) -> bool {
+        if !taken {
+            self.limiter.stats().timed_out();
+        }
+        self.count(taken)
     }
 
     /// How many could be taken now.
@@ -113,7 +133,7 @@ impl<'a> Slots<'a> {
             // SAFETY: a plain variable, set when the process connected to its database.
             database: unsafe { pg_sys::MyDatabaseId }.to_u32(),
             limiter: self.limiter.id(),
-            text: cut(self.text),
+            text: encoding::cut(self.text, MAX_TEXT),
         }
     }
 }
@@ -123,15 +143,4 @@ fn terms(term: Term) -> Terms {
         Term::Transaction => Terms::Transaction,
         Term::Session => Terms::Session,
     }
-}
-
-/// As much of a key as is shown, whole characters of the server's encoding.
-fn cut(text: &[u8]) -> &[u8] {
-    if text.len() <= MAX_TEXT {
-        return text;
-    }
-    // SAFETY: looks at so many bytes of a text that the server has checked.
-    let length =
-        unsafe { pg_sys::pg_mbcliplen(text.as_ptr().cast(), text.len() as i32, MAX_TEXT as i32) };
-    &text[..length as usize]
 }

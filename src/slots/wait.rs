@@ -16,9 +16,11 @@ impl Slots<'_> {
         let (header, process, claim) = (self.header, shmem::process(), self.claim(terms));
         let mut known = header.definition_changes();
         hold::wait(header);
-        let now = self.now();
+        let begin = self.now();
         let mut outcome =
-            header.with_slots(|slots| slots.enqueue(self.key, self.capacity, now, &claim));
+            header.with_slots(|slots| slots.enqueue(self.key, self.capacity, begin, &claim));
+        // One try is no wait.
+        let waits = outcome == Outcome::Waiting && until.is_none_or(|until| until > begin);
         while outcome == Outcome::Waiting {
             let look = header.with_slots(|slots| slots.next_look(process));
             sleep(&header.clock, until.into_iter().chain(look).min(), Event::Slot);
@@ -48,6 +50,9 @@ impl Slots<'_> {
             }
         }
         hold::waited();
+        if waits {
+            self.limiter.stats().waited(self.now().saturating_sub(begin));
+        }
         match outcome {
             Outcome::Granted(number) => Ok(Some(number)),
             Outcome::Waiting => Ok(None),

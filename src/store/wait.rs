@@ -4,10 +4,10 @@
 //! part of it, which gives back what was booked.
 
 use ratelimit_core::table::Full;
-use ratelimit_core::{Booking, Decision, Micros, Now, Operation};
+use ratelimit_core::{Booking, Decision, Micros, Now, Operation, Reason};
 
 use super::slots::no_slot;
-use super::{Asked, Store};
+use super::{count_passed, Asked, Store};
 use crate::catalog::{Definition, Stake};
 use crate::config;
 use crate::error::{Error, Result};
@@ -27,13 +27,16 @@ impl Store {
     ) -> Result<Decision> {
         let mut asked = Asked::new(limiter, key, cost)?;
         if !config::enabled() {
+            count_passed(&asked);
             return Ok(Decision::unlimited());
         }
         // The slot first: what is booked cannot be put off until there is one.
         if asked.has_slots() {
             let slots = self.slots(limiter, key)?;
             if !slots.take(Term::Transaction, until)? {
-                return Ok(no_slot(&slots, asked.requests.len()));
+                let refused = no_slot(&slots, asked.requests.len());
+                self.count_turn(&asked, &refused);
+                return Ok(refused);
             }
         }
         let decision = if shmem::is_shared(self.header) {
@@ -44,7 +47,16 @@ impl Store {
         if !decision.allowed && asked.has_slots() {
             self.slots(limiter, key)?.give_back(Term::Transaction);
         }
+        self.count_turn(&asked, &decision);
         self.and_slots(&asked, decision, Operation::Take)
+    }
+
+    /// Counts what was decided on a call that may wait: refused, its turn is too far away, unless it never comes.
+    fn count_turn(&self, asked: &Asked<'_>, decision: &Decision) {
+        self.count(asked, decision.allowed, decision.binding);
+        if !decision.allowed && decision.reason != Some(Reason::Never) {
+            asked.calls().for_each(|call| call.limiter.stats().timed_out());
+        }
     }
 
     fn wait_for_turn(&self, asked: &mut Asked<'_>, until: Option<Micros>) -> Result<Decision> {
@@ -52,7 +64,7 @@ impl Store {
         let now = self.header.clock.now().steady;
         let booking = self.book(asked, until.map(|until| until.saturating_sub(now).max(0)))?;
         if let Some(wait @ 1..) = booking.wait {
-            self.sleep_until(self.header.clock.now().steady.saturating_add(wait));
+            self.sleep_until(asked, self.header.clock.now().steady.saturating_add(wait));
         }
         for n in (0..asked.requests.len()).rev().filter(|n| asked.stake(*n) == Stake::Keep) {
             if booking.wait.is_some() {
@@ -62,10 +74,14 @@ impl Store {
         Ok(booking.decision)
     }
 
-    fn sleep_until(&self, due: Micros) {
-        while self.header.clock.now().steady < due {
+    fn sleep_until(&self, asked: &Asked<'_>, due: Micros) {
+        let begin = self.header.clock.now().steady;
+        let mut now = begin;
+        while now < due {
             sleep(&self.header.clock, Some(due), Event::Rate);
+            now = self.header.clock.now().steady;
         }
+        asked.calls().for_each(|call| call.limiter.stats().waited(now.saturating_sub(begin)));
     }
 
     /// The same where no memory is shared: a key is locked from a take on, and nobody may sleep with that. So nothing is booked, and
@@ -76,7 +92,7 @@ impl Store {
             let now = self.header.clock.now().steady;
             let due = decision.retry_after.map(|wait| now.saturating_add(wait));
             match due.filter(|due| until.is_none_or(|until| *due <= until)) {
-                Some(due) if !decision.allowed => self.sleep_until(due),
+                Some(due) if !decision.allowed => self.sleep_until(asked, due),
                 _ => return Ok(decision),
             }
         }
@@ -95,9 +111,16 @@ impl Store {
             return Err(Error::reserve_with_slots(&limiter.name));
         }
         if !config::enabled() {
+            count_passed(&asked);
             return Ok(Booking { decision: Decision::unlimited(), wait: Some(0) });
         }
-        self.book(&mut asked, max_wait)
+        let booking = self.book(&mut asked, max_wait)?;
+        self.count_turn(&asked, &booking.decision);
+        // The client waits, and the wait counts as if it were done here.
+        if let Some(wait @ 1..) = booking.wait {
+            limiter.stats().waited(wait);
+        }
+        Ok(booking)
     }
 
     fn book(&self, asked: &mut Asked<'_>, max_wait: Option<Micros>) -> Result<Booking> {

@@ -27,6 +27,7 @@ mod saved;
 mod savepoints;
 mod settings;
 mod standby;
+mod statistics;
 mod transactions;
 mod unloaded;
 mod waiting;
@@ -64,6 +65,7 @@ pub fn tests() -> Vec<FileTest> {
         saved::TESTS,
         settings::TESTS,
         standby::TESTS,
+        statistics::TESTS,
         transactions::TESTS,
         unloaded::TESTS,
         waiting::TESTS,
