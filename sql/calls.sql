@@ -148,9 +148,9 @@ CREATE FUNCTION rl_info(OUT preloaded boolean, OUT keys bigint, OUT max_keys big
     OUT last_error text, OUT library_version text, OUT extension_version text)
     LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
-        SELECT i.preloaded, i.keys, i.max_keys, i.evictions, i.slots, i.max_slots,
-               i.last_purge, i.last_purge_rows, i.last_error, i.library_version, e.extversion
-          FROM @extschema@._rl_info() AS i, pg_extension AS e
+        SELECT known.preloaded, known.keys, known.max_keys, known.evictions, known.slots, known.max_slots,
+               known.last_purge, known.last_purge_rows, known.last_error, known.library_version, e.extversion
+          FROM @extschema@._rl_info() AS known, pg_extension AS e
          WHERE e.extname = 'ratelimit'
     $$;
 COMMENT ON FUNCTION rl_info IS 'the state of the extension on this server, one row';

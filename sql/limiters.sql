@@ -41,7 +41,7 @@ BEGIN
     IF rates IS NULL AND max_concurrent IS NULL THEN
         RAISE invalid_parameter_value USING
             MESSAGE = pg_catalog.format('limiter "%s" would limit nothing', name),
-            HINT = 'Give rates, as ''100 per minute''.';
+            HINT = 'Give rates, as ''100 per minute'', or max_concurrent.';
     END IF;
     -- What the constraints of the table say, in the words of a call.
     SELECT v.* INTO wrong FROM (VALUES

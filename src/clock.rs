@@ -26,6 +26,8 @@ pub struct Clock {
     origin: AtomicI64,
     /// How far the wall clock is ahead of the steady time line.
     ahead: AtomicI64,
+    /// The latest moment as of which a durable key was reset or got something back.
+    last_reset: AtomicI64,
 }
 
 /// The wall clock may wander so far before we say that somebody set it.
@@ -46,6 +48,20 @@ impl Clock {
     /// This moment, with the wall clock as it is and not as we follow it.
     pub fn stopped(&self) -> Now {
         Now { steady: self.read().steady, wall: read(libc::CLOCK_REALTIME) }
+    }
+
+    /// The moment as of which a durable key is reset or gets something back: no take so far was later, and what is taken when that is
+    /// done will be.
+    pub fn reset(&self) -> Now {
+        let now = self.read().plus(1);
+        self.last_reset.fetch_max(now.steady, Ordering::Relaxed);
+        now
+    }
+
+    /// The latest such moment.
+    #[inline(always)]
+    pub fn last_reset(&self) -> Micros {
+        self.last_reset.load(Ordering::Relaxed)
     }
 
     #[inline(always)]

@@ -9,9 +9,10 @@ use crate::error::Result;
 use crate::shmem::{self, Header};
 use crate::stats;
 
-/// Clears the keys of shared memory that are as good as new.
+/// Clears the keys of shared memory that are as good as new, and drops the leases that have expired.
 pub fn sweep(header: &'static Header) {
     header.table().sweep(header.clock.read().steady);
+    header.sweep_slots();
 }
 
 /// What of a ledger is to be summed up.

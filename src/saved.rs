@@ -9,10 +9,12 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use pgrx::pg_sys::{self, Datum};
-use ratelimit_core::table::{OnFull, Record};
-use ratelimit_saved::{read, Flaw, Head, Writer};
+use ratelimit_core::slots::Lease;
+use ratelimit_core::table::OnFull;
+use ratelimit_core::Micros;
+use ratelimit_saved::{read, Entry, Flaw, Head, Writer};
 
-use crate::shmem::{self, Header};
+use crate::shmem::{self, Header, STEPS};
 
 /// In the data directory, where every process of the server is at home.
 const FILE: &CStr = c"ratelimit.state";
@@ -30,7 +32,7 @@ fn system() -> u64 {
     unsafe { pg_sys::GetSystemIdentifier() }
 }
 
-/// Writes all states that matter still. Decisions go on meanwhile: each state is locked only while it is copied.
+/// Writes all states and leases that matter still. Decisions go on meanwhile: each state is locked only while it is copied.
 pub fn save(header: &'static Header) -> io::Result<()> {
     let clock = header.clock.stopped();
     let head = Head { system: system(), secret: header.secret, clock };
@@ -38,13 +40,29 @@ pub fn save(header: &'static Header) -> io::Result<()> {
     // The secret is nobody else's business.
     let file = options.write(true).create(true).truncate(true).mode(0o600).open(path(NEW_FILE))?;
     let mut writer = Writer::new(BufWriter::with_capacity(BUFFER, file), &head)?;
-    header.table().export(clock.steady, |record| writer.add(record))?;
+    header.table().export(clock.steady, |record| writer.add(&Entry::State(*record)))?;
+    leases(header, clock.steady, |lease| writer.add(&Entry::Lease(*lease)))?;
     writer.finish()?;
     // SAFETY: both are terminated strings; at this level nothing is raised. It brings the file to disk before and after.
     match unsafe { pg_sys::durable_rename(NEW_FILE.as_ptr(), FILE.as_ptr(), pg_sys::LOG as i32) } {
         0 => Ok(()),
         _ => Err(io::Error::other("the new file could not be renamed")),
     }
+}
+
+/// Shows all leases, a few at a time.
+fn leases(
+    header: &'static Header,
+    now: Micros,
+    mut show: impl FnMut(&Lease) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut some = Vec::with_capacity(STEPS as usize);
+    let mut from = Some(0);
+    while let Some(start) = from {
+        from = header.with_slots(|slots| slots.export(start, STEPS, now, |lease| some.push(lease)));
+        some.drain(..).try_for_each(|lease| show(&lease))?;
+    }
+    Ok(())
 }
 
 /// A file that was found good.
@@ -83,11 +101,18 @@ impl Saved {
         table.set_on_full(OnFull::Evict);
         let now = header.clock.read().steady;
         let (mut states, mut refused) = (0u64, 0u64);
-        let install = |record: &Record<'_>| {
-            if record.fresh > now {
+        let (mut leases, mut homeless) = (0u64, 0u64);
+        let install = |entry: Entry<'_>| match entry {
+            Entry::State(record) if record.fresh > now => {
                 states += 1;
-                refused += u64::from(table.install(record, now, |_| true).is_err());
+                refused += u64::from(table.install(&record, now, |_| true).is_err());
             }
+            Entry::Lease(lease) if lease.expires > now => {
+                leases += 1;
+                let place = header.with_slots(|slots| slots.restore(&lease, now));
+                homeless += u64::from(place.is_none());
+            }
+            _ => {}
         };
         let again = self.file.rewind().map_err(Flaw::from);
         if let Err(flaw) = again.and_then(|()| read(&mut self.file, self.head.system, install)) {
@@ -97,6 +122,9 @@ impl Saved {
         let dropped = refused + header.evictions();
         if dropped > 0 {
             pgrx::log!("ratelimit forgot {dropped} of {states} saved states: ratelimit.max_keys has no room for them");
+        }
+        if homeless > 0 {
+            pgrx::log!("ratelimit forgot {homeless} of {leases} saved leases: ratelimit.max_slots has no room for them");
         }
         true
     }

@@ -9,7 +9,7 @@ mod dynamic;
 mod slots;
 mod stats;
 
-pub use slots::process;
+pub use slots::{process, STEPS};
 pub use stats::{watch, Keys, LIMITERS};
 
 use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use pgrx::pg_sys;
 use ratelimit_core::table::{Cell, Host, Shape, Table};
-use ratelimit_core::{Now, Secret};
+use ratelimit_core::{Micros, Now, Secret};
 use ratelimit_saved::Head;
 
 use crate::clock::Clock;
@@ -215,6 +215,10 @@ impl Host for Server {
         self.clock.read()
     }
 
+    fn last_reset(&self) -> Micros {
+        self.clock.last_reset()
+    }
+
     fn interrupts(&self) {
         pgrx::check_for_interrupts!();
     }
@@ -292,8 +296,8 @@ unsafe extern "C-unwind" fn startup() {
         let stats = pg_sys::ShmemInitStruct(name, stats_size, &mut found);
         stats::STATISTICS.store(stats.cast(), Ordering::Relaxed);
         if !found {
-            slots.cast::<u8>().write_bytes(0, slots_size);
-            stats.cast::<u8>().write_bytes(0, stats_size);
+            stats::clear();
+            slots::clear();
             begin(header);
         }
         pg_sys::LWLockRelease(lock);
@@ -312,6 +316,7 @@ unsafe fn begin(header: *mut Header) {
         if let Some(saved) = saved {
             if !saved.load(&*header) {
                 header.add(1).cast::<Cell>().write_bytes(0, (*header).shape.cells());
+                slots::clear();
                 initialise(header, shape(), None);
             }
         }

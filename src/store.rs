@@ -35,6 +35,8 @@ pub struct Asked<'a> {
     of: SmallVec<[Of<'a>; 4]>,
     /// Of whom a slot is asked as well.
     slots: SmallVec<[(&'a Definition, &'a [u8]); 1]>,
+    /// Of whom slots are all there is to tell, and none is asked.
+    shown: Option<(&'a Definition, &'a [u8])>,
     /// Whether all that is taken has to be remembered, for as long as the call may be interrupted.
     waits: bool,
 }
@@ -54,9 +56,10 @@ impl<'a> Asked<'a> {
     pub fn new(limiter: &'a Definition, key: &'a [u8], cost: u64) -> Result<Self> {
         let requests = limiter.requests(key, cost)?;
         let of = limiter.rules().iter().map(|rule| (limiter, rule, key)).collect();
-        let has_slots = limiter.max_concurrent().is_some() && cost > 0;
-        let slots = has_slots.then_some((limiter, key)).into_iter().collect();
-        Ok(Asked { requests, of, slots, waits: false })
+        let bounded = limiter.max_concurrent().map(|_| (limiter, key));
+        let slots = bounded.filter(|_| cost > 0).into_iter().collect();
+        let shown = bounded.filter(|_| cost == 0 && limiter.rules().is_empty());
+        Ok(Asked { requests, of, slots, shown, waits: false })
     }
 
     /// Whether a slot is asked as well.
@@ -523,7 +526,7 @@ impl Store {
                 continue;
             }
             if takes {
-                durable::lock(digest, true);
+                durable::lock(digest);
                 locked.push(digest);
             }
             self.header.table().discard(key);

@@ -13,10 +13,10 @@ use ratelimit_core::{Receipt, Receipts, Rule};
 use rustc_hash::FxBuildHasher;
 
 use crate::backend::BackendCell;
-use crate::catalog::{DefinedRule, Id, Stake};
+use crate::catalog::{DefinedRule, Id};
 use crate::durable;
 use crate::error::{Error, Report};
-use crate::shmem::Header;
+use crate::shmem::{self, Header};
 
 /// What one subtransaction has done to one key under one rule.
 pub struct Held {
@@ -29,6 +29,8 @@ pub struct Held {
     pub refund: u64,
     /// Whether the key was told to forget; it will, when the transaction commits.
     pub reset: bool,
+    /// Whether others wait for that already.
+    frozen: bool,
     /// What was taken before that: of no account where the transaction commits.
     forgotten: Receipts,
     subtransaction: u32,
@@ -134,6 +136,7 @@ impl Open {
                     taken: Receipts::default(),
                     refund: 0,
                     reset: false,
+                    frozen: false,
                     forgotten: Receipts::default(),
                     subtransaction,
                     below,
@@ -147,6 +150,11 @@ impl Open {
         let held = &mut self.held[place];
         held.pinned |= pinned;
         held
+    }
+
+    /// What is to forget its key when the transaction commits.
+    fn resets(&mut self) -> impl Iterator<Item = &mut Held> {
+        self.held.iter_mut().filter(|held| held.reset)
     }
 
     /// Makes what a subtransaction did its parent's.
@@ -300,10 +308,7 @@ unsafe extern "C-unwind" fn transaction_event(event: XactEvent::Type, _: *mut st
 
 fn ended(event: XactEvent::Type) -> Result<(), Error> {
     match event {
-        XactEvent::XACT_EVENT_PRE_COMMIT => OPEN
-            .with(|open| open.header.map(|header| (header, durable::entries(header, &open.held))))
-            // The list stays where it is: writing may end the session, and then all is given back.
-            .map_or(Ok(()), |(header, entries)| durable::write(header, entries)),
+        XactEvent::XACT_EVENT_PRE_COMMIT => write_down(),
         XactEvent::XACT_EVENT_PRE_PREPARE if !OPEN.with(|open| open.held.is_empty()) => {
             Err(Error::prepare())
         }
@@ -318,6 +323,26 @@ fn ended(event: XactEvent::Type) -> Result<(), Error> {
         }
         _ => Ok(()),
     }
+}
+
+/// Writes down what the transaction did. The list stays where it is: waiting and writing may end the session, and then all is given back.
+fn write_down() -> Result<(), Error> {
+    let Some(header) = OPEN.with(|open| open.header) else { return Ok(()) };
+    // Without shared memory the keys are locked already, and nobody else has a copy.
+    if shmem::is_shared(header) {
+        let mut resets =
+            OPEN.with(|open| open.resets().map(|held| held.digest).collect::<Vec<_>>());
+        resets.sort_unstable();
+        resets.into_iter().for_each(durable::lock);
+        OPEN.with(|open| {
+            for held in open.resets() {
+                header.table().freeze(held.key);
+                held.frozen = true;
+            }
+        });
+    }
+    let entries = OPEN.with(|open| durable::entries(header, &open.held));
+    durable::write(header, entries)
 }
 
 /// Ends what the transaction holds: the latest first, and cells are let go when all is done. Nothing here can fail.
@@ -354,6 +379,9 @@ const MANY: usize = 1_024;
 /// Gives back all that was taken, the latest first. The answer is what [`Receipts::moved_up`] wants to know.
 fn abort(header: &'static Header, held: &Held) -> u32 {
     let (table, now) = (header.table(), header.clock.read());
+    if held.frozen {
+        table.thaw(held.key);
+    }
     let undo = |taken| table.undo(&held.rule.rule, held.key, taken, now, false);
     let steps = undo(&held.taken);
     if held.forgotten.is_empty() {
@@ -404,12 +432,13 @@ fn commit(header: &'static Header, held: &Held) -> u32 {
         tag: 0,
         primary: false,
         cost,
-        durable: held.rule.stake == Stake::Durable,
+        // The cell is held, and so the copy is there; also where somebody else is resetting the key.
+        durable: false,
         pin: false,
         mark: held.rule.mark,
     };
     if held.reset {
-        table.wipe(held.key);
+        table.wipe(&held.rule.rule, held.key, now);
         // What this transaction took afterwards is not forgotten.
         let after = held.taken.iter().map(|receipt| receipt.cost).sum();
         let _ = table.charge(&[request(after)], now, None);

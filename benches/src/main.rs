@@ -19,6 +19,7 @@ mod saved;
 mod snapshot;
 mod stats;
 mod target;
+mod waiters;
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -35,6 +36,7 @@ use million::Million;
 use options::Options;
 use saved::Saved;
 use snapshot::Snapshot;
+use waiters::Waiters;
 
 /// All that was measured.
 struct Results {
@@ -45,6 +47,7 @@ struct Results {
     durable: Durable,
     snapshot: Snapshot,
     saved: Saved,
+    waiters: Waiters,
 }
 
 fn main() -> Result<()> {
@@ -53,7 +56,8 @@ fn main() -> Result<()> {
     let before = machine::describe()?;
 
     eprintln!("==> starting a private server");
-    let mut lab = Lab::new(&Tree::new(&options.pg_config)?)?;
+    let tree = Tree::new(&options.pg_config)?;
+    let mut lab = Lab::new(&tree)?;
     let results = Results {
         memory: lab.memory()?,
         inside: inside::measure(&mut lab, &options)?,
@@ -63,6 +67,7 @@ fn main() -> Result<()> {
         durable: durable::measure(&mut lab, &options)?,
         snapshot: snapshot::measure(&mut lab, &options)?,
         saved: saved::measure(&mut lab, &options)?,
+        waiters: waiters::measure(&tree, &options)?,
     };
 
     let about = json!({
@@ -85,6 +90,7 @@ fn main() -> Result<()> {
         "durable": results.durable.to_json(),
         "snapshot": results.snapshot.to_json(),
         "saved": results.saved.to_json(),
+        "waiters": results.waiters.to_json(),
         "targets": targets.iter().map(target::Target::to_json).collect::<Vec<_>>(),
     });
 

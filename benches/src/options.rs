@@ -36,6 +36,8 @@ pub struct Options {
     /// How often calls are watched with and without saves, and for how long each time.
     pub saving_rounds: usize,
     pub saving_seconds: u32,
+    /// How often a hundred sessions wait for their turn.
+    pub waiter_rounds: usize,
 }
 
 impl Options {
@@ -72,6 +74,7 @@ impl Options {
             restarts: if quick { 1 } else { 3 },
             saving_rounds: if quick { 1 } else { 5 },
             saving_seconds: 3,
+            waiter_rounds: if quick { 1 } else { 5 },
         })
     }
 
@@ -90,6 +93,7 @@ impl Options {
             "restarts": self.restarts,
             "saving_rounds": self.saving_rounds,
             "saving_seconds": self.saving_seconds,
+            "waiter_rounds": self.waiter_rounds,
         })
     }
 }

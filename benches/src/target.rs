@@ -10,6 +10,7 @@ use crate::million::Million;
 use crate::pgbench::Slice;
 use crate::saved::Saved;
 use crate::stats::Spread;
+use crate::waiters::Waiters;
 use crate::Results;
 
 /// One promise.
@@ -64,6 +65,7 @@ pub fn all(results: &Results) -> Vec<Target> {
     targets.extend(durable(results));
     targets.extend(million(&results.million));
     targets.extend(saved(&results.saved));
+    targets.extend(waiters(&results.waiters));
     targets
 }
 
@@ -151,6 +153,16 @@ fn saved(saved: &Saved) -> [Target; 3] {
         Target::new(&format!("saving {keys} keys: s"), saved.save, Bound::AtMost(2.0)),
         Target::new(&format!("loading {keys} keys: s"), saved.load, Bound::AtMost(1.0)),
         Target::new("longest call while keys are saved: ms more", longest, Bound::AtMost(10.0)),
+    ]
+}
+
+fn waiters(waiters: &Waiters) -> [Target; 2] {
+    // Half of a clock's microsecond, and what lies between reading two clocks.
+    const AT_ONCE: f64 = -0.05;
+    let name = |who| format!("100 waiters, 1000 turns a second: ms after its turn, the {who} one");
+    [
+        Target::new(&name("latest"), waiters.latest, Bound::AtMost(2.0)),
+        Target::new(&name("earliest"), waiters.earliest, Bound::AtLeast(AT_ONCE)),
     ]
 }
 

@@ -82,6 +82,7 @@ pg_function! {
     fn rl_renew_lease(call) {
         let (token, ttl) = (call.uuid(0, "token")?, call.ttl(1)?);
         let store = Store::new(call)?;
+        store.check_shared()?;
         Ok(Datum::from(slots::renew(store.header(), token, ttl)))
     }
 }
@@ -91,6 +92,7 @@ pg_function! {
     fn rl_release_lease(call) {
         let token = call.uuid(0, "token")?;
         let store = Store::new(call)?;
+        store.check_shared()?;
         Ok(Datum::from(slots::release(store.header(), token)))
     }
 }
@@ -105,7 +107,10 @@ pg_function! {
         // SAFETY: a plain variable, set when the process connected to its database.
         let database = unsafe { pg_sys::MyDatabaseId }.to_u32();
         let clock = header.clock.now();
-        let time = |steady: i64| Datum::from(clock.wall + (steady - clock.steady) - EPOCHS);
+        let time = |steady: i64| match steady {
+            Micros::MAX => Datum::from(INFINITY),
+            _ => Datum::from(clock.wall + (steady - clock.steady) - EPOCHS),
+        };
         for held in slots::all(header, database) {
             let kind = match held.kind {
                 Kind::Transaction => "transaction",
@@ -114,7 +119,7 @@ pg_function! {
             };
             rows.push(&[
                 Some(datum::uuid(held.limiter)),
-                Some(datum::text(held.key())),
+                Some(datum::text(held.key.as_bytes())),
                 Some(datum::text(kind.as_bytes())),
                 (held.kind != Kind::Lease).then(|| Datum::from(held.pid)),
                 held.token.map(datum::uuid),
@@ -125,6 +130,9 @@ pg_function! {
         Ok(Datum::null())
     }
 }
+
+/// `infinity` as a timestamp: for a lease that lasts longer than there is time.
+const INFINITY: i64 = i64::MAX;
 
 /// A token, or null.
 fn token(call: &Call, token: Option<Token>) -> Result<Datum> {

@@ -160,7 +160,7 @@ impl Definition {
 
     /// How the tables know what a key has used of a rule.
     pub fn digest(&self, key: &[u8], rule: &DefinedRule) -> Id {
-        digest_of(rule_key(self.digest.key(key), rule.position))
+        digest_of(rule_key(self.durable_key(key), rule.position))
     }
 
     /// Tells the limiter from any other that was ever created.
@@ -192,6 +192,11 @@ impl Definition {
     #[inline(always)]
     pub fn key(&self, key: &[u8]) -> Key {
         self.hasher.key(key)
+    }
+
+    /// The key of a durable limiter, as all sessions know it without sharing memory.
+    pub fn durable_key(&self, key: &[u8]) -> Key {
+        self.digest.key(key)
     }
 
     /// Marks the limiter's keys in the table.

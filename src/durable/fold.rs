@@ -8,15 +8,12 @@ use pgrx::pg_sys::{self, Oid};
 use pgrx::prelude::Spi;
 use ratelimit_core::{Micros, Now, Stored, MINUTE, SECOND};
 
-use super::lock;
+use super::lock::{try_lock, try_lock_house};
 use super::tables::{CountsRow, LedgerRow, Name, Scratch, Table};
 use super::turn::{self, Turn};
 use crate::catalog::{self, DefinedRule, DurableRules, Id};
 use crate::error::{Error, Result};
 use crate::shmem::{self, Header};
-
-/// Only one process at a time keeps house in a database: the lock of no key.
-const HOUSE: Id = [0; 16];
 
 /// How long to wait for transactions that chose the ledger which is to be folded.
 const PATIENCE: u32 = 50;
@@ -29,7 +26,7 @@ const FEW_BLOCKS: u32 = 64;
 /// is left for later, unless `all` is asked for.
 pub fn fold(header: &'static Header, schema: Oid, all: bool) -> Result<usize> {
     // Turning twice in one transaction, a rollback would leave later rows summed up and earlier ones not.
-    if turn::has_folded() || !lock(HOUSE, false) {
+    if turn::has_folded() || !try_lock_house() {
         return Ok(0);
     }
     if !shmem::is_shared(header) {
@@ -195,7 +192,7 @@ fn fold_keys(header: &'static Header, schema: Oid) -> Result<usize> {
         if let Some(ledger) = Table::open(schema, name, pg_sys::AccessShareLock)? {
             ledger.ledger(None, false, |row| {
                 keys.insert(row.key, (row.limiter, row.rule));
-                keys.len() < MANY_LOCKS
+                keys.len() < MANY_KEYS
             });
             ledger.close(pg_sys::AccessShareLock);
         }
@@ -204,15 +201,15 @@ fn fold_keys(header: &'static Header, schema: Oid) -> Result<usize> {
     let mut removed = 0;
     for (key, (limiter, rule)) in keys {
         pgrx::check_for_interrupts!();
-        if !rules.is_broken(&limiter) && lock(key, false) {
+        if !rules.is_broken(&limiter) && try_lock(key) {
             removed += fold_key(schema, &key, rules.get(&limiter, rule), Vec::new())?;
         }
     }
     Ok(removed)
 }
 
-/// So many keys are locked at most at a time: the server's lock table is everybody's.
-const MANY_LOCKS: usize = 1_000;
+/// So many keys are locked at most at a time: others wait for them.
+const MANY_KEYS: usize = 1_000;
 
 /// Sums up what the ledgers have of a key that this transaction has locked, and what it did itself; says how many rows are gone.
 pub fn fold_key(
@@ -247,13 +244,13 @@ pub fn fold_key(
 
 /// Drops counts of keys that are as good as new, and of limiters that are gone; at most so many. Says how many.
 pub fn purge(header: &'static Header, schema: Oid, most: usize) -> Result<usize> {
-    if !lock(HOUSE, false) {
+    if !try_lock_house() {
         return Ok(0);
     }
     // SAFETY: we are in a command of a transaction, which may have written what is to be dropped here.
     unsafe { pg_sys::CommandCounterIncrement() };
     let shared = shmem::is_shared(header);
-    let most = if shared { most } else { most.min(MANY_LOCKS) };
+    let most = if shared { most } else { most.min(MANY_KEYS) };
     // A clock that is set a little must not bring anything back.
     let until = header.clock.now().wall.saturating_sub(SECOND);
     let Some(counts) = Table::open(schema, Name::Counts, pg_sys::RowExclusiveLock)? else {
@@ -274,7 +271,7 @@ pub fn purge(header: &'static Header, schema: Oid, most: usize) -> Result<usize>
         // Without shared memory sessions change counts, too: then the row is looked for again under the key's lock.
         if !shared {
             let mut again = None;
-            if lock(key, false) {
+            if try_lock(key) {
                 counts.counts(Some(&key), |row| {
                     again = is_over(&row).then_some(row.place);
                     false

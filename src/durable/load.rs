@@ -1,15 +1,16 @@
 //! What tables say of a key, brought into its copy.
 
 use pgrx::pg_sys;
-use ratelimit_core::table::{Full, Request};
+use ratelimit_core::table::{Claim, Full, Request};
 use ratelimit_core::{Now, Stored};
 
+use super::lock;
 use super::tables::{LedgerRow, Name, Table};
 use crate::catalog::{DefinedRule, Id};
 use crate::error::Result;
 use crate::shmem::Header;
 
-/// Fills the copy of a key, unless somebody else is quicker. The inner error says that there is no room for it.
+/// Fills the copy of a key, unless somebody else is quicker; waits where it is being reset. The inner error says that there is no room for it.
 pub fn load(
     header: &'static Header,
     request: &Request<'_>,
@@ -19,8 +20,12 @@ pub fn load(
     let table = header.table();
     let now = header.clock.now();
     let ticket = match table.claim(request, header.ticket(), now) {
-        Ok(Some(ticket)) => ticket,
-        Ok(None) => return Ok(Ok(())),
+        Ok(Claim::Fill(ticket)) => ticket,
+        Ok(Claim::Filled) => return Ok(Ok(())),
+        Ok(Claim::Frozen) => {
+            lock::wait_for(digest);
+            return Ok(Ok(()));
+        }
         Err(full) => return Ok(Err(full)),
     };
     let stored = read(rule, &digest, now)?;

@@ -25,7 +25,9 @@ pub fn entries(header: &'static Header, held: &[Held]) -> Vec<Entry> {
     if !held.iter().any(|held| is_durable(&held)) {
         return Vec::new();
     }
-    let now = header.clock.read().wall;
+    // Where order matters, what others take afterwards must be later.
+    let ordered = held.iter().any(|held| held.reset || held.refund > 0);
+    let now = if ordered { header.clock.reset() } else { header.clock.read() }.wall;
     held.iter()
         .filter(is_durable)
         .map(|held| Entry { rule: held.rule.clone(), rows: events(held, now).collect() })
@@ -64,7 +66,9 @@ pub fn write(header: &'static Header, entries: Vec<Entry>) -> Result<()> {
     Ok(())
 }
 
-/// What was done to a key, in order. A key forgets when the transaction commits, which is now: also what others took meanwhile.
+/// What was done to a key, in order. A key forgets when the transaction commits, which is now: also what others took meanwhile. It is
+/// frozen, so nothing is taken of it between this moment and the one at which its copy forgets. A key that gets something back is not, as
+/// nobody is to wait for that: if more comes back than was used, tables may know a little more as used than the copy does, never less.
 fn events(held: &Held, now: Micros) -> impl Iterator<Item = LedgerRow> + '_ {
     let row = move |at, event| LedgerRow {
         place: ItemPointerData::default(),

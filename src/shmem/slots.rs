@@ -9,6 +9,9 @@ use ratelimit_core::slots::{Bucket, Head, Holder, Memory, Semaphore, Shape, Slot
 use super::{lwlock_acquire, Header, LWLockRelease, LOCKS};
 use crate::config;
 
+/// So many slots are looked at in one go by who looks at all: then the lock is let go for others.
+pub const STEPS: u32 = 256;
+
 /// Where it is in this process.
 pub static SLOTS: AtomicPtr<u8> = AtomicPtr::new(std::ptr::null_mut());
 
@@ -58,6 +61,15 @@ pub fn size(shape: &Shape) -> usize {
     offsets(shape)[4]
 }
 
+/// Frees all slots.
+///
+/// # Safety
+/// The memory is there, and nobody else uses it.
+pub unsafe fn clear() {
+    // SAFETY: the caller says so; zeros are how it begins.
+    unsafe { SLOTS.load(Ordering::Relaxed).write_bytes(0, size(&shape())) };
+}
+
 /// This process's number among the waiters.
 pub fn process() -> u32 {
     // SAFETY: a session has an entry in the array, both set before it runs any SQL.
@@ -96,6 +108,15 @@ impl Header {
             let answer = f(&mut Slots::new(memory, &mut wake));
             LWLockRelease(lock);
             answer
+        }
+    }
+
+    /// Drops the leases that have expired, of all keys.
+    pub fn sweep_slots(&self) {
+        let now = self.clock.read().steady;
+        let mut from = Some(0);
+        while let Some(start) = from {
+            from = self.with_slots(|slots| slots.sweep(start, STEPS, now));
         }
     }
 

@@ -5,7 +5,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pgrx::pg_sys;
-use ratelimit_core::slots::{lease_token, Refused, Terms, Token};
+use ratelimit_core::slots::{lease_token, Terms, Token};
 use ratelimit_core::Micros;
 
 use super::Slots;
@@ -21,12 +21,11 @@ impl Slots<'_> {
         if !config::enabled() {
             return Ok(Some(lease_token(random, u32::MAX)));
         }
-        let (now, claim) = (self.now(), self.claim(Terms::Lease { random, ttl }));
-        match self.header.with_slots(|slots| slots.try_take(self.key, self.capacity, now, &claim)) {
-            Ok(number) => Ok(Some(lease_token(random, number))),
-            Err(Refused::Taken) => Ok(None),
-            Err(Refused::Ceiling) => Err(self.ceiling()),
+        if !self.is_shared() {
+            return Err(Error::not_preloaded());
         }
+        let number = self.try_claim(Terms::Lease { random, ttl })?;
+        Ok(number.map(|number| lease_token(random, number)))
     }
 
     /// The same when it is this session's turn; no later than `until`.
@@ -34,6 +33,9 @@ impl Slots<'_> {
         let random = random()?;
         if !config::enabled() {
             return Ok(Some(lease_token(random, u32::MAX)));
+        }
+        if !self.is_shared() {
+            return Err(Error::not_preloaded());
         }
         let number = self.wait(Terms::Lease { random, ttl }, until)?;
         Ok(number.map(|number| lease_token(random, number)))

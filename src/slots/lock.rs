@@ -48,3 +48,45 @@ pub fn release(tag: &LOCKTAG, for_session: bool) {
 pub fn is_held(tag: &LOCKTAG) -> bool {
     compat::is_locked_here(tag, MODE)
 }
+
+/// A slot's lock that a process has.
+pub struct Locked {
+    database: u32,
+    hash: u64,
+}
+
+impl Locked {
+    /// Which of a key's slots it is, if it is one of this key. Only locks with numbers below `most` are made.
+    pub fn number(&self, key: Key, most: u32) -> Option<u32> {
+        // SAFETY: a plain variable, set when the process connected to its database.
+        let here = self.database == unsafe { pg_sys::MyDatabaseId }.to_u32();
+        let distance = u32::try_from(self.hash.wrapping_sub(key[0])).ok()?;
+        Some(distance).filter(|number| here && *number < most)
+    }
+}
+
+/// All slots' locks of the server at one moment. It takes longer the more locks there are, of whatever kind.
+pub fn all() -> Vec<Locked> {
+    // SAFETY: the lock manager copies its table into memory of ours, and says how much that is.
+    unsafe {
+        let data = pg_sys::GetLockStatusData();
+        let count = usize::try_from((*data).nelements).unwrap_or(0);
+        let locks = std::slice::from_raw_parts((*data).locks, count);
+        let slots = locks.iter().filter(|lock| {
+            let advisory = pg_sys::LockTagType::LOCKTAG_ADVISORY as u8;
+            let tag = &lock.locktag;
+            tag.locktag_type == advisory && tag.locktag_field4 == SLOTS && lock.holdMask != 0
+        });
+        let locked = slots
+            .map(|lock| Locked {
+                database: lock.locktag.locktag_field1,
+                hash: u64::from(lock.locktag.locktag_field2) << 32
+                    | u64::from(lock.locktag.locktag_field3),
+            })
+            .collect();
+        // Who waits comes here again and again.
+        pg_sys::pfree((*data).locks.cast());
+        pg_sys::pfree(data.cast());
+        locked
+    }
+}

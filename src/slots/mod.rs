@@ -6,6 +6,7 @@
 //!
 //! Where no memory is shared (before PostgreSQL 17, without preload) the locks decide: see `bare.rs`.
 
+mod bare;
 mod hold;
 mod lease;
 mod lock;
@@ -47,7 +48,14 @@ impl<'a> Slots<'a> {
         text: &'a [u8],
     ) -> Option<Self> {
         let capacity = limiter.max_concurrent()?;
-        Some(Slots { header, function, limiter, text, key: limiter.key(text), capacity })
+        // What is derived from a process's own secret is no name among processes.
+        let shared = shmem::is_shared(header);
+        let key = if shared { limiter.key(text) } else { limiter.durable_key(text) };
+        Some(Slots { header, function, limiter, text, key, capacity })
+    }
+
+    fn is_shared(&self) -> bool {
+        shmem::is_shared(self.header)
     }
 
     /// How many there are, whoever has them.
@@ -76,6 +84,9 @@ impl<'a> Slots<'a> {
 
     /// How many could be taken now.
     pub fn free(&self) -> Result<u32> {
+        if !self.is_shared() {
+            return Ok(self.count_unlocked());
+        }
         let now = self.now();
         Ok(self.header.with_slots(|slots| slots.free(self.key, self.capacity, now)))
     }
@@ -83,10 +94,32 @@ impl<'a> Slots<'a> {
     /// Takes a slot if that needs no waiting.
     pub fn try_take(&self, term: Term) -> Result<bool> {
         hold::reserve();
-        let (now, claim) = (self.now(), self.claim(terms(term)));
-        match self.header.with_slots(|slots| slots.try_take(self.key, self.capacity, now, &claim)) {
-            Ok(number) => self.keep(number, term),
-            Err(Refused::Taken) => Ok(false),
+        if !self.is_shared() {
+            return self.try_lock(term, self.capacity);
+        }
+        match self.try_claim(terms(term))? {
+            Some(number) => self.keep(number, term),
+            None => Ok(false),
+        }
+    }
+
+    /// The number of a slot, if that needs no waiting. Where the server can hold no more, others' leases may have expired.
+    fn try_claim(&self, terms: Terms) -> Result<Option<u32>> {
+        let claim = self.claim(terms);
+        let take = || {
+            let now = self.now();
+            self.header.with_slots(|slots| slots.try_take(self.key, self.capacity, now, &claim))
+        };
+        let taken = take().or_else(|refused| {
+            if refused == Refused::Ceiling {
+                self.header.sweep_slots();
+                return take();
+            }
+            Err(refused)
+        });
+        match taken {
+            Ok(number) => Ok(Some(number)),
+            Err(Refused::Taken) => Ok(None),
             Err(Refused::Ceiling) => Err(self.ceiling()),
         }
     }
@@ -94,6 +127,9 @@ impl<'a> Slots<'a> {
     /// Takes a slot when it is this session's turn; no later than `until`.
     pub fn take(&self, term: Term, until: Option<Micros>) -> Result<bool> {
         hold::reserve();
+        if !self.is_shared() {
+            return self.lock(term, until);
+        }
         match self.wait(terms(term), until)? {
             Some(number) => self.keep(number, term),
             None => Ok(false),

@@ -13,6 +13,21 @@ impl Slots<'_> {
     /// The number of the slot that this process gets when it is its turn; None when that is not before `until`. Whatever else ends
     /// the wait takes the process out of the queue: see `hold.rs`.
     pub(super) fn wait(&self, terms: Terms, until: Option<Micros>) -> Result<Option<u32>> {
+        let mut outcome = self.queue(terms, until)?;
+        if outcome == Outcome::Ceiling {
+            // Others' leases may have expired.
+            self.header.sweep_slots();
+            outcome = self.queue(terms, until)?;
+        }
+        match outcome {
+            Outcome::Granted(number) => Ok(Some(number)),
+            Outcome::Waiting => Ok(None),
+            Outcome::Ceiling => Err(self.ceiling()),
+        }
+    }
+
+    /// How waiting in the queue ends: [`Outcome::Waiting`] is that it took too long.
+    fn queue(&self, terms: Terms, until: Option<Micros>) -> Result<Outcome> {
         let (header, process, claim) = (self.header, shmem::process(), self.claim(terms));
         let mut known = header.definition_changes();
         hold::wait(header);
@@ -53,23 +68,23 @@ impl Slots<'_> {
         if waits {
             self.limiter.stats().waited(self.now().saturating_sub(begin));
         }
-        match outcome {
-            Outcome::Granted(number) => Ok(Some(number)),
-            Outcome::Waiting => Ok(None),
-            Outcome::Ceiling => Err(self.ceiling()),
-        }
+        Ok(outcome)
     }
 
     /// Somebody has changed definitions: perhaps there are more slots now, or the limiter is gone.
     fn follow_definition(&self) -> Result<()> {
+        let capacity = self.current_capacity()?;
+        self.header.with_slots(|slots| slots.set_capacity(self.key, capacity));
+        Ok(())
+    }
+
+    /// How many slots there are by now; an error if the limiter is gone.
+    pub(super) fn current_capacity(&self) -> Result<u32> {
         let name = self.limiter.bytes();
         let limiter = catalog::limiter(self.header, name, self.function)?;
         if limiter.id() != self.limiter.id() {
             return Err(Error::unknown_limiter(name));
         }
-        let capacity =
-            limiter.max_concurrent().ok_or_else(|| Error::no_slots(&self.limiter.name))?;
-        self.header.with_slots(|slots| slots.set_capacity(self.key, capacity));
-        Ok(())
+        limiter.max_concurrent().ok_or_else(|| Error::no_slots(&self.limiter.name))
     }
 }

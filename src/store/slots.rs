@@ -75,11 +75,13 @@ impl Store {
         let mut answer = rates;
         let alone =
             asked.slots.iter().enumerate().filter(|(_, (limiter, _))| limiter.rules().is_empty());
-        for (n, (limiter, key)) in alone {
+        // A look has taken none, and tells what a call would leave.
+        let wanted = u32::from(operation == Operation::Peek);
+        let asked_of = alone.map(|(n, of)| (n, of, wanted));
+        let shown = asked.shown.iter().map(|of| (0, of, 0));
+        for (n, (limiter, key), wanted) in asked_of.chain(shown) {
             let slots = self.slots(limiter, key)?;
-            let free = slots.free()?;
-            let remaining =
-                if operation == Operation::Take { free } else { free.saturating_sub(1) };
+            let remaining = slots.free()?.saturating_sub(wanted);
             answer = answer.and(Decision {
                 quota: slots.capacity().into(),
                 remaining: remaining.into(),

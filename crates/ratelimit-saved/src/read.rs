@@ -4,10 +4,11 @@ use std::fmt;
 use std::io::{self, ErrorKind, Read};
 
 use crc32fast::Hasher;
+use ratelimit_core::slots::{Lease, Text, MAX_TEXT};
 use ratelimit_core::table::Record;
 use ratelimit_core::{Micros, Now, MAX_LOG};
 
-use crate::{Head, MAGIC, VERSION};
+use crate::{Entry, Head, END, LEASE, MAGIC, VERSION};
 
 /// Why a file cannot be used.
 #[derive(Debug)]
@@ -55,11 +56,7 @@ impl From<io::Error> for Flaw {
 
 /// Reads a file of the cluster `system` from its head to its end, and shows the records on the way. Only when this has come to
 /// its end are they known to be good: so read twice, and believe the second time. Best from a [`std::io::BufReader`].
-pub fn read<R: Read>(
-    input: R,
-    system: u64,
-    mut show: impl FnMut(&Record<'_>),
-) -> Result<Head, Flaw> {
+pub fn read<R: Read>(input: R, system: u64, mut show: impl FnMut(Entry<'_>)) -> Result<Head, Flaw> {
     let mut file = Summed { input, checksum: Hasher::new() };
     if take(&mut file)? != *MAGIC {
         return Err(Flaw::Alien);
@@ -77,10 +74,11 @@ pub fn read<R: Read>(
     let mut count = 0u64;
     loop {
         let [kind] = take(&mut file)?;
-        if kind == 0 {
-            break;
-        }
-        show(&record(&mut file, kind, &mut times)?);
+        show(match kind {
+            END => break,
+            LEASE => Entry::Lease(lease(&mut file)?),
+            _ => Entry::State(record(&mut file, kind, &mut times)?),
+        });
         count += 1;
     }
     if number(&mut file)? != count || !file.ends_well()? {
@@ -93,7 +91,26 @@ pub fn read<R: Read>(
     Ok(head)
 }
 
-/// A record after its kind.
+/// The record of a lease after its kind.
+fn lease(file: &mut impl Read) -> Result<Lease, Flaw> {
+    let [length] = take(file)?;
+    let mut lease = Lease {
+        database: u32::from_le_bytes(take(file)?),
+        limiter: take(file)?,
+        key: [number(file)?, number(file)?],
+        token: take(file)?,
+        since: time(file)?,
+        expires: time(file)?,
+        text: Text::default(),
+    };
+    let mut text = [0; MAX_TEXT];
+    let text = text.get_mut(..length.into()).ok_or(Flaw::Damaged)?;
+    file.read_exact(text)?;
+    lease.text = Text::new(text);
+    Ok(lease)
+}
+
+/// The record of a state after its kind.
 fn record<'a>(file: &mut impl Read, kind: u8, times: &'a mut [u64]) -> Result<Record<'a>, Flaw> {
     let bytes: [u8; 63] = take(file)?;
     let bytes = &mut &bytes[..];

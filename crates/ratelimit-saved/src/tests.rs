@@ -3,13 +3,14 @@
 #![allow(clippy::unwrap_used, reason = "a test says what it expects by panicking")]
 
 use proptest::prelude::*;
+use ratelimit_core::slots::{Lease, Text, MAX_TEXT};
 use ratelimit_core::table::Record;
 use ratelimit_core::Now;
 
-use crate::{read, Flaw, Head, Writer};
+use crate::{read, Entry, Flaw, Head, Writer};
 
-/// A record with times of its own.
-type Owned = (Record<'static>, Vec<u64>);
+/// An entry with times of its own.
+type Owned = (Entry<'static>, Vec<u64>);
 
 const HEAD: Head = Head {
     system: 7_654_321,
@@ -19,16 +20,23 @@ const HEAD: Head = Head {
 
 fn file(records: &[Owned]) -> Vec<u8> {
     let mut writer = Writer::new(Vec::new(), &HEAD).unwrap();
-    for (record, times) in records {
-        writer.add(&Record { times, ..*record }).unwrap();
+    for (entry, times) in records {
+        let entry = match *entry {
+            Entry::State(record) => Entry::State(Record { times, ..record }),
+            lease => lease,
+        };
+        writer.add(&entry).unwrap();
     }
     writer.finish().unwrap()
 }
 
 fn read_all(bytes: &[u8]) -> Result<Vec<Owned>, Flaw> {
     let mut records = Vec::new();
-    let show = |record: &Record<'_>| {
-        records.push((Record { times: &[], ..*record }, record.times.to_vec()))
+    let show = |entry: Entry<'_>| {
+        records.push(match entry {
+            Entry::State(r) => (Entry::State(Record { times: &[], ..r }), r.times.to_vec()),
+            Entry::Lease(lease) => (Entry::Lease(lease), Vec::new()),
+        })
     };
     assert_eq!(read(bytes, HEAD.system, show)?, HEAD);
     Ok(records)
@@ -42,7 +50,20 @@ fn any_record() -> impl Strategy<Value = Owned> {
     (1u64.., any::<u64>(), words, times, rest).prop_map(
         |(first, second, words, times, ([fresh, open], tag, primary, kind))| {
             let key = [first, second];
-            (Record { key, tag, primary, kind, fresh, open, words, times: &[] }, times)
+            let record = Record { key, tag, primary, kind, fresh, open, words, times: &[] };
+            (Entry::State(record), times)
+        },
+    )
+}
+
+fn any_lease() -> impl Strategy<Value = Owned> {
+    let text = prop::collection::vec(any::<u8>(), 0..=MAX_TEXT);
+    let ids = (any::<[u64; 2]>(), any::<u32>(), any::<[[u8; 16]; 2]>());
+    (ids, any::<[i64; 2]>(), text).prop_map(
+        |((key, database, [limiter, token]), [since, expires], text)| {
+            let text = Text::new(&text);
+            let lease = Lease { token, key, database, limiter, since, expires, text };
+            (Entry::Lease(lease), Vec::new())
         },
     )
 }
@@ -58,7 +79,17 @@ fn some_records() -> Vec<Owned> {
         words: [n; 3],
         times: &[],
     };
-    (1..10).map(|n| (record(n), (0..n * 3).collect())).collect()
+    let lease = |n: u8| Lease {
+        token: [n; 16],
+        key: [0, n.into()],
+        database: 5,
+        limiter: [!n; 16],
+        since: 1,
+        expires: i64::MAX,
+        text: Text::new(&[b'k'; MAX_TEXT][..usize::from(n) * 20]),
+    };
+    let states = (1..10).map(|n| (Entry::State(record(n)), (0..n * 3).collect()));
+    states.chain((0..9).map(|n| (Entry::Lease(lease(n)), Vec::new()))).collect()
 }
 
 #[test]
@@ -70,10 +101,10 @@ fn a_flaw_is_called_by_its_name() {
     assert_eq!(said(&good[..good.len() - 1]), "it ends too early");
     assert_eq!(said(&[&good[..], b"!"].concat()), "it is damaged");
     let mut newer = good.clone();
-    newer[8] = 2;
-    assert_eq!(said(&newer), "its version 2 is newer than 1, which is known here");
-    newer[8] = 0;
-    assert_eq!(said(&newer), "its version 0 is not 1");
+    newer[8] = 3;
+    assert_eq!(said(&newer), "its version 3 is newer than 2, which is known here");
+    newer[8] = 1;
+    assert_eq!(said(&newer), "its version 1 is not 2");
     let foreign = read(&good[..], 1, |_| ()).unwrap_err().to_string();
     assert_eq!(foreign, "the cluster 7654321 wrote it");
 }
@@ -100,7 +131,9 @@ fn no_part_of_a_file_passes() {
 
 proptest! {
     #[test]
-    fn what_was_written_comes_back(records in prop::collection::vec(any_record(), 0..9)) {
+    fn what_was_written_comes_back(
+        records in prop::collection::vec(prop_oneof![any_record(), any_lease()], 0..9),
+    ) {
         prop_assert_eq!(read_all(&file(&records)).unwrap(), records);
     }
 

@@ -3,9 +3,10 @@
 use std::io::{self, Write};
 
 use crc32fast::Hasher;
+use ratelimit_core::slots::Lease;
 use ratelimit_core::table::Record;
 
-use crate::{Head, MAGIC, VERSION};
+use crate::{Entry, Head, END, LEASE, MAGIC, VERSION};
 
 /// Writes a file from its head to its end. Best into a [`std::io::BufWriter`].
 #[derive(Debug)]
@@ -28,8 +29,16 @@ impl<W: Write> Writer<W> {
         Ok(writer)
     }
 
-    /// Adds a state.
-    pub fn add(&mut self, record: &Record<'_>) -> io::Result<()> {
+    /// Adds a record.
+    pub fn add(&mut self, entry: &Entry<'_>) -> io::Result<()> {
+        self.count += 1;
+        match entry {
+            Entry::State(record) => self.add_state(record),
+            Entry::Lease(lease) => self.add_lease(lease),
+        }
+    }
+
+    fn add_state(&mut self, record: &Record<'_>) -> io::Result<()> {
         let Record { key, tag, primary, kind, fresh, open, words, times } = *record;
         let count = u16::try_from(times.len()).map_err(io::Error::other)?;
         let mut bytes = [0; 64];
@@ -43,13 +52,25 @@ impl<W: Write> Writer<W> {
             rest.write_all(&word.to_le_bytes())?;
         }
         self.put(&bytes)?;
-        self.count += 1;
         times.iter().try_for_each(|time| self.put(&time.to_le_bytes()))
+    }
+
+    fn add_lease(&mut self, lease: &Lease) -> io::Result<()> {
+        let Lease { token, key, database, limiter, since, expires, text } = lease;
+        let text = text.as_bytes();
+        self.put(&[LEASE, u8::try_from(text.len()).map_err(io::Error::other)?])?;
+        self.put(&database.to_le_bytes())?;
+        self.put(limiter)?;
+        key.iter().try_for_each(|word| self.put(&word.to_le_bytes()))?;
+        self.put(token)?;
+        self.put(&since.to_le_bytes())?;
+        self.put(&expires.to_le_bytes())?;
+        self.put(text)
     }
 
     /// Writes the end, and gives back where it was written to.
     pub fn finish(mut self) -> io::Result<W> {
-        self.put(&[0])?;
+        self.put(&[END])?;
         self.put(&self.count.to_le_bytes())?;
         self.out.write_all(&self.checksum.finalize().to_le_bytes())?;
         self.out.flush()?;

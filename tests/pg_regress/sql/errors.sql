@@ -116,7 +116,6 @@ PREPARE TRANSACTION 'held';
 
 -- Not in this version.
 SELECT answer($$SELECT rl_create_limiter('new', '3 per day', mode => 'shadow')$$);
-SELECT answer($$SELECT rl_create_limiter('new', '3 per day', max_concurrent => 5)$$);
 SELECT answer($$SELECT rl_create_limiter('new', '3 per day', ban_after => 5, ban_within => '1 minute', ban_for => '1 hour')$$);
 
 -- By hand, the constraints say no.

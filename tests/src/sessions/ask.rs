@@ -23,6 +23,9 @@ pub trait Ask {
     /// The error that the server answers with.
     fn refused(&mut self, query: &str) -> Result<DbError>;
 
+    /// Waits until a statement that failed is rolled back: the error is sent before.
+    fn settle(&mut self);
+
     /// Creates a token bucket that a test cannot see refill.
     fn limiter(&mut self, name: &str, quota: i64) -> Result<()> {
         self.ask::<String>(&format!("SELECT rl_create_limiter('{name}', '{quota} per {AGE}')"))?;
@@ -60,9 +63,13 @@ impl<C: GenericClient> Ask for C {
         let Err(error) = self.batch_execute(query) else {
             bail!("no error: {query}");
         };
-        // The error is sent before the transaction is rolled back.
-        let _ = self.batch_execute("");
+        self.settle();
         error.as_db_error().cloned().with_context(|| format!("{error}: {query}"))
+    }
+
+    fn settle(&mut self) {
+        // Of a session that has ended, too.
+        let _ = self.batch_execute("");
     }
 }
 

@@ -86,6 +86,19 @@ struct Open {
     levels: Vec<Vec<Grant>>,
 }
 
+impl Open {
+    /// Ends the transaction by this statement. Of what it was granted nothing counts where it rolls back.
+    fn end(&mut self, commit: bool, done: &mut Vec<Grant>) -> &'static str {
+        let grants = std::mem::take(&mut self.levels).into_iter().flatten();
+        if commit {
+            done.extend(grants);
+            "COMMIT"
+        } else {
+            "ROLLBACK"
+        }
+    }
+}
+
 struct Group {
     kind: Kind,
     limiter: String,
@@ -139,10 +152,8 @@ impl Group {
             }
         }
         for (n, open) in open.iter_mut().enumerate().filter(|(_, open)| !open.levels.is_empty()) {
-            let commit = random.below(2) == 0;
-            self.sessions[n].batch_execute(if commit { "COMMIT" } else { "ROLLBACK" })?;
-            let grants = std::mem::take(&mut open.levels).into_iter().flatten();
-            done.extend(grants.filter(|_| commit));
+            let end = open.end(random.below(2) == 0, &mut done);
+            self.sessions[n].batch_execute(end)?;
         }
         self.committed += done.iter().map(|grant| grant.cost).sum::<u64>();
         self.oracle.check(done).with_context(|| log.join("\n"))
@@ -189,12 +200,7 @@ impl Group {
                 open.levels[depth - 1].clear();
                 format!("ROLLBACK TO s{}", depth - 1)
             }
-            end => {
-                let grants = std::mem::take(&mut open.levels).into_iter().flatten();
-                let commit = end % 2 == 0;
-                done.extend(grants.filter(|_| commit));
-                if commit { "COMMIT" } else { "ROLLBACK" }.to_owned()
-            }
+            end => open.end(end % 2 == 0, done).to_owned(),
         };
         self.sessions[n].batch_execute(&statement)?;
         Ok(statement)

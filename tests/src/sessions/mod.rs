@@ -15,12 +15,14 @@ mod flood;
 mod folding;
 mod histories;
 mod kinds;
+mod leases;
 mod lifecycle;
 mod oracle;
 mod parallel;
 mod purging;
 mod random;
 mod read_only;
+mod resets;
 mod rollback;
 mod ruin;
 mod saved;
@@ -30,6 +32,7 @@ mod standby;
 mod statistics;
 mod transactions;
 mod unloaded;
+mod unloaded_slots;
 mod waiting;
 mod worker;
 
@@ -57,10 +60,12 @@ pub fn tests() -> Vec<FileTest> {
         flood::TESTS,
         folding::TESTS,
         histories::TESTS,
+        leases::TESTS,
         lifecycle::TESTS,
         parallel::TESTS,
         purging::TESTS,
         read_only::TESTS,
+        resets::TESTS,
         ruin::TESTS,
         saved::TESTS,
         settings::TESTS,
@@ -68,6 +73,7 @@ pub fn tests() -> Vec<FileTest> {
         statistics::TESTS,
         transactions::TESTS,
         unloaded::TESTS,
+        unloaded_slots::TESTS,
         waiting::TESTS,
         worker::TESTS,
     ];

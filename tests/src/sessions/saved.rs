@@ -124,9 +124,9 @@ fn restart_changed(server: &mut Server, change: impl Fn(&mut Head)) -> Result<()
     change(&mut head);
     let mut writer = Writer::new(Vec::new(), &head)?;
     let mut written = Ok(());
-    read(&bytes[..], system, |record| {
+    read(&bytes[..], system, |entry| {
         if written.is_ok() {
-            written = writer.add(record);
+            written = writer.add(&entry);
         }
     })?;
     written?;
@@ -226,7 +226,7 @@ fn a_file_that_is_no_good(bed: &Bed) -> Result<()> {
             b"no file of ours, but with some length, so that a head would fit",
             "it is no file of ratelimit",
         ),
-        (&changed(9), "its version 257 is newer than 1, which is known here"),
+        (&changed(9), "its version 258 is newer than 2, which is known here"),
     ];
     for (bytes, why) in cases {
         fs::write(file(&server), bytes)?;

@@ -51,6 +51,18 @@ fn a_standby_decides_by_itself(bed: &Bed) -> Result<()> {
         ensure!(session.takes("api", "key")? == expected, "the standby does not count by itself");
     }
     ensure!(admin.left("api", "key")? == 1, "the primary counted what the standby took");
+    // Waits and slots are its own as well.
+    admin.batch_execute(
+        "SELECT rl_create_limiter('turns', '50 per second burst 1', max_concurrent => 1)",
+    )?;
+    eventually("the limiter arrives", || session.ask("SELECT count(*) = 2 FROM rl_limiters"))?;
+    for _ in 0..2 {
+        ensure!(session.ask::<bool>("SELECT allowed FROM rl_acquire('turns', 'key')")?);
+    }
+    ensure!(session.ask::<bool>("SELECT rl_try_session_slot('turns', 'key')")?);
+    ensure!(!session.ask::<bool>("SELECT rl_try_slot('turns', 'key')")?);
+    ensure!(session.ask::<bool>("SELECT rl_release_session_slot('turns', 'key')")?);
+    admin.ask::<bool>("SELECT rl_drop_limiter('turns')")?;
 
     // Also in the middle of a transaction with an old snapshot.
     let mut transaction = session

@@ -5,6 +5,7 @@ use postgres::Client;
 use testbed::{Builder, Server, Stop};
 
 use super::ask::{ensure_code, run, Ask};
+use super::kinds::Kind;
 use super::Test;
 use crate::bed::{Bed, Database};
 
@@ -18,6 +19,7 @@ pub const TESTS: &[Test] = &[
         calls_work_or_say_what_to_do(bed, builder)
     }),
     ("without_preload_definitions_can_be_restored", definitions_can_be_restored),
+    ("without_preload_a_transaction_may_use_any_number_of_keys", any_number_of_keys),
     ("without_preload_sessions_share_memory", sessions_share_memory),
     ("without_preload_no_role_sets_the_size", no_role_sets_the_size),
     ("without_preload_memory_that_cannot_be_had_is_an_error", memory_that_cannot_be_had),
@@ -106,6 +108,26 @@ fn definitions_can_be_restored(bed: &Bed) -> Result<()> {
     run(psql.args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", "restored"]), &dump)?;
     let mut session = server.connect_to("restored", "postgres")?;
     ensure!(session.ask::<i64>("SELECT quota FROM rl_rules WHERE limiter = 'api'")? == 100);
+    Ok(())
+}
+
+/// Keys are locked where there is no shared memory, and the server's lock table is everybody's.
+fn any_number_of_keys(bed: &Bed) -> Result<()> {
+    let server = bed.private().preload(false).setting("ratelimit.max_keys", "50000").start()?;
+    let mut session = Database::new(&server, "unloaded")?.connect()?;
+    Kind::Durable.create_all(&mut session, 10)?;
+    let each = "FROM generate_series(1, 20000) AS n WHERE";
+    session.batch_execute("BEGIN")?;
+    let taken: i64 = session
+        .ask(&format!("SELECT count(*) {each} rl_try_acquire('token_bucket', 'key ' || n, 4)"))?;
+    ensure!(taken == 20_000, "{taken} were taken");
+    let locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'";
+    let locks: i64 = session.ask(locks)?;
+    ensure!(locks <= 1_024, "{locks} locks");
+    session.batch_execute("COMMIT")?;
+    let left = "(SELECT remaining FROM rl_peek('token_bucket', 'key ' || n, 0))";
+    let left: i64 = session.ask(&format!("SELECT count(*) {each} {left} = 6"))?;
+    ensure!(left == 20_000, "{left} keys have 6 left");
     Ok(())
 }
 

@@ -1,5 +1,7 @@
 //! Waiting for a turn: who comes first is served first, nobody is early, and what ends a wait early gives its turn back.
 
+use std::process::Stdio;
+
 use anyhow::{anyhow, ensure, Context, Result};
 use postgres::Client;
 use testbed::Stop;
@@ -14,6 +16,10 @@ pub const TESTS: &[Test] = &[
         served_in_order(bed.database("waiters")?)
     }),
     ("durable_reservations_survive_a_crash", reservations_survive_a_crash),
+    ("a_wait_whose_client_is_gone_gives_its_turn_back", |bed| {
+        client_is_gone(bed.database("gone")?)
+    }),
+    ("a_fast_stop_ends_waits_and_saves_none", a_fast_stop),
     ("without_preload_a_wait_ends_when_there_is_something", |bed| {
         let server = bed.private().preload(false).start()?;
         let mut session = Database::new(&server, "waiting")?.connect()?;
@@ -88,6 +94,44 @@ fn interrupted(database: &Database, kind: Kind, interrupt: Interrupt) -> Result<
         ensure!(failed, "the wait was not interrupted");
         eventually("the turn is given back", || Ok(periods(&mut observer)? == 1))
     })
+}
+
+fn client_is_gone(database: Database) -> Result<()> {
+    let mut observer = database.connect()?;
+    Kind::Keep.create(&mut observer, "slow", &format!("1 per {AGE}"), "token_bucket")?;
+    observer.batch_execute("SELECT rl_try_acquire('slow', 'key')")?;
+    let mut psql = database.server().command("psql");
+    psql.args([
+        "-X",
+        "-d",
+        database.name(),
+        "-c",
+        "SET client_connection_check_interval = '100 ms'",
+    ]);
+    psql.args(["-c", "SELECT rl_acquire('slow', 'key')"]).stdout(Stdio::null());
+    let mut client = psql.spawn()?;
+    eventually("a turn is booked", || Ok(periods(&mut observer)? == 2))?;
+    client.kill()?;
+    client.wait()?;
+    eventually("the turn is given back", || Ok(periods(&mut observer)? == 1))
+}
+
+fn a_fast_stop(bed: &Bed) -> Result<()> {
+    let mut server = bed.private().start()?;
+    let mut observer = Database::new(&server, "stopped")?.connect()?;
+    Kind::Keep.create(&mut observer, "slow", &format!("1 per {AGE}"), "token_bucket")?;
+    observer.batch_execute("SELECT rl_try_acquire('slow', 'key')")?;
+    let mut waiter = server.connect_to("stopped", "postgres")?;
+    let thread =
+        std::thread::spawn(move || waiter.batch_execute("SELECT rl_acquire('slow', 'key')"));
+    eventually("a turn is booked", || Ok(periods(&mut observer)? == 2))?;
+    server.stop(Stop::Fast)?;
+    let ended = thread.join().map_err(|_| anyhow!("the session panicked"))?;
+    ensure!(ended.is_err(), "the wait was not interrupted");
+    server.start_again()?;
+    let mut observer = server.connect_to("stopped", "postgres")?;
+    ensure!(periods(&mut observer)? == 1, "the turn was saved");
+    Ok(())
 }
 
 fn what_was_waited_for(case: &Case) -> Result<()> {

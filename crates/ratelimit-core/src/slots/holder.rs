@@ -1,11 +1,10 @@
 //! One taken slot, and what is told about it.
 
+use super::lease::Lease;
 use super::list::{linked, Link, Linked, Links};
+use super::text::Text;
 use crate::table::Key;
 use crate::time::Micros;
-
-/// So many bytes of a key's text are kept for those who look. A host whose texts are not UTF-8 cuts them itself, between characters.
-pub const MAX_TEXT: usize = 176;
 
 /// What a lease is known by: a UUID, version 4.
 pub type Token = [u8; 16];
@@ -83,14 +82,23 @@ pub struct Holding<'h> {
     pub database: u32,
     /// The limiter's id.
     pub limiter: [u8; 16],
-    /// The key, cut to [`MAX_TEXT`].
-    pub text: &'h [u8],
+    /// The key.
+    pub text: &'h Text,
     /// When it was taken; while it is pending, since when the waiter has waited.
     pub since: Micros,
     /// What frees a lease.
     pub token: Option<Token>,
     /// When a lease ends. Not known while it is pending: its time begins when its owner hears of it.
     pub expires: Option<Micros>,
+}
+
+impl Holding<'_> {
+    /// A lease whose time has begun.
+    pub fn lease(&self) -> Option<Lease> {
+        let Holding { key, database, limiter, since, .. } = *self;
+        let (token, expires) = self.token.zip(self.expires)?;
+        Some(Lease { token, key, database, limiter, since, expires, text: *self.text })
+    }
 }
 
 const FREE: u8 = 0;
@@ -112,8 +120,7 @@ pub(super) struct Details {
     database: u32,
     kind: u8,
     pending: u8,
-    text_bytes: u16,
-    text: [u8; MAX_TEXT],
+    text: Text,
 }
 
 impl Default for Details {
@@ -128,8 +135,7 @@ impl Default for Details {
             database: 0,
             kind: FREE,
             pending: 0,
-            text_bytes: 0,
-            text: [0; MAX_TEXT],
+            text: Text::default(),
         }
     }
 }
@@ -151,22 +157,14 @@ impl Details {
         self.pid = claim.pid;
         self.process = claim.process;
         self.database = claim.database;
-        self.set_text(claim.text);
+        self.text.set(claim.text);
     }
 
-    /// Fills in a lease that was read with [`Holding`].
-    pub(super) fn fill_again(&mut self, lease: &Holding<'_>, token: Token) {
-        let terms = Terms::Lease { random: token, ttl: 0 };
-        let Holding { process, pid, database, limiter, text, .. } = *lease;
-        self.fill(&Claim { terms, process, pid, database, limiter, text }, lease.since);
-    }
-
-    fn set_text(&mut self, text: &[u8]) {
-        let text = cut(text);
-        self.text_bytes = text.len() as u16;
-        if let Some(place) = self.text.get_mut(..text.len()) {
-            place.copy_from_slice(text);
-        }
+    /// Fills in a lease of which nobody knows any more who took it.
+    pub(super) fn fill_again(&mut self, lease: &Lease) {
+        let Lease { token, database, limiter, since, .. } = *lease;
+        let (terms, text) = (Terms::Lease { random: token, ttl: 0 }, lease.text.as_bytes());
+        self.fill(&Claim { terms, process: 0, pid: 0, database, limiter, text }, since);
     }
 
     fn kind(&self) -> Option<Kind> {
@@ -181,16 +179,6 @@ impl Details {
     pub(super) fn is_lease(&self) -> bool {
         self.kind == LEASE
     }
-}
-
-/// The text as far as it is kept: to the end of a character of UTF-8.
-fn cut(text: &[u8]) -> &[u8] {
-    if text.len() <= MAX_TEXT {
-        return text;
-    }
-    let starts = |at: &usize| text.get(*at).is_some_and(|byte| byte & 0xC0 != 0x80);
-    let end = (MAX_TEXT - 3..=MAX_TEXT).rev().find(starts).unwrap_or(MAX_TEXT);
-    text.get(..end).unwrap_or(text)
 }
 
 /// A slot of the server, taken or free.
@@ -242,7 +230,7 @@ impl Holder {
             pid: details.pid,
             database: details.database,
             limiter: details.limiter,
-            text: details.text.get(..usize::from(details.text_bytes)).unwrap_or(&[]),
+            text: &details.text,
             since: details.since,
             token: running.then_some(details.token),
             expires: running.then_some(details.expires),
@@ -257,16 +245,5 @@ mod tests {
     #[test]
     fn a_holder_is_four_cache_lines() {
         assert_eq!(size_of::<Holder>(), 256);
-    }
-
-    #[test]
-    fn a_text_is_cut_between_characters() {
-        assert_eq!(cut(b"user:42"), b"user:42");
-        let long = "x".repeat(MAX_TEXT - 1);
-        for (text, kept) in [("xx", 1), ("\u{e4}", 0), ("x\u{e4}", 1), ("\u{1f600}", 0)] {
-            let text = [&long, text].concat();
-            let kept = MAX_TEXT - 1 + kept;
-            assert_eq!(cut(text.as_bytes()), &text.as_bytes()[..kept]);
-        }
     }
 }

@@ -1,11 +1,31 @@
 //! Leases: slots that outlive the process that took them, and end by their token or their time.
 
-use super::holder::{Holder, Holding, Token};
+use super::holder::{Holder, Token};
 use super::list::{Link, Linked};
 use super::semaphore::Semaphore;
+use super::text::Text;
 use super::Slots;
 use crate::table::Key;
 use crate::time::Micros;
+
+/// A lease on its way out of memory, or into it: all that is to be known about it again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// What frees it.
+    pub token: Token,
+    /// What it is a slot of.
+    pub key: Key,
+    /// The database of the limiter.
+    pub database: u32,
+    /// The limiter's id.
+    pub limiter: [u8; 16],
+    /// When it was taken.
+    pub since: Micros,
+    /// When it ends.
+    pub expires: Micros,
+    /// The key.
+    pub text: Text,
+}
 
 /// The token of the lease in slot `index`, made of 16 random bytes: a UUID of version 4 (RFC 9562) whose last four bytes are the
 /// slot's number, so that nobody has to search for it. 90 bits of chance remain.
@@ -60,21 +80,40 @@ impl Slots<'_> {
         Some(end).filter(|end| (*end as usize) < self.memory.head.holders.touched())
     }
 
-    /// Puts back a lease that [`Slots::iter`] showed before a restart, in the same slot if that is free. None if it is no lease, has
+    /// Shows the leases among `steps` slots from `from` on that have not expired. Answers where to go on; None at the end.
+    pub fn export(
+        &self,
+        from: u32,
+        steps: u32,
+        now: Micros,
+        show: impl FnMut(Lease),
+    ) -> Option<u32> {
+        let (start, end) = (from as usize, from.saturating_add(steps));
+        let touched = self.memory.head.holders.touched();
+        (start..touched.min(end as usize))
+            .filter_map(|index| self.holding(index as u32)?.lease())
+            .filter(|lease| lease.expires > now)
+            .for_each(show);
+        Some(end).filter(|end| (*end as usize) < touched)
+    }
+
+    /// Puts back a lease that was [shown](Slots::export) before a restart, where its token says if that slot is free. None if it has
     /// expired, or finds no place. One that is here already stays as it is.
-    pub fn restore(&mut self, lease: &Holding<'_>, now: Micros) -> Option<u32> {
-        let (token, expires) = (lease.token?, lease.expires.filter(|expires| *expires > now)?);
+    pub fn restore(&mut self, lease: &Lease, now: Micros) -> Option<u32> {
+        let Lease { token, key, expires, .. } = *lease;
+        if expires <= now {
+            return None;
+        }
         if self.find_lease(token).is_some() {
             return self.find_current(token, now).map(|index| index as u32);
         }
-        let place = self.find_or_make(lease.key)?;
-        let index = self.hold_at(place, lease.index as usize).or_else(|| self.hold(place));
+        let place = self.find_or_make(key)?;
+        let index = self.hold_at(place, place_of(token)).or_else(|| self.hold(place));
         let Some(index) = index else {
             self.tidy(place);
             return None;
         };
-        let holder = self.memory.holders.get_mut(index)?;
-        holder.details.fill_again(lease, token);
+        self.memory.holders.get_mut(index)?.details.fill_again(lease);
         self.memory.head.displaced += u32::from(place_of(token) != index);
         self.start_lease(index, expires);
         Some(index as u32)

@@ -31,14 +31,18 @@ mod holder;
 mod lease;
 mod list;
 mod memory;
+mod numbers;
 mod queue;
 mod semaphore;
+mod text;
 
-pub use holder::{Claim, Holder, Holding, Kind, Terms, Token, MAX_TEXT};
-pub use lease::lease_token;
+pub use holder::{Claim, Holder, Holding, Kind, Terms, Token};
+pub use lease::{lease_token, Lease};
 pub use memory::{Head, Memory, OwnedMemory, Shape};
+pub use numbers::free_number;
 pub use queue::{Outcome, Waiter};
 pub use semaphore::{Bucket, Semaphore};
+pub use text::{Text, MAX_TEXT};
 
 use crate::table::Key;
 use crate::time::Micros;

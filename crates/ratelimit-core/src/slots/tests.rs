@@ -64,21 +64,9 @@ fn lease(process: u32, random: u8, ttl: Micros) -> Claim<'static> {
 }
 
 /// What was read before a restart.
-fn saved_lease(index: u32, key: Key, token: Token, expires: Micros) -> Holding<'static> {
-    Holding {
-        index,
-        key,
-        kind: Kind::Lease,
-        pending: false,
-        process: 9,
-        pid: 4009,
-        database: 5,
-        limiter: [7; 16],
-        text: b"k",
-        since: NOW,
-        token: Some(token),
-        expires: Some(expires),
-    }
+fn saved_lease(key: Key, token: Token, expires: Micros) -> Lease {
+    let text = Text::new(b"k");
+    Lease { token, key, database: 5, limiter: [7; 16], since: NOW, expires, text }
 }
 
 #[test]
@@ -327,10 +315,11 @@ fn a_restored_lease_is_found_by_its_token_wherever_it_is() {
     let tokens = [before.lease(A, 2, MINUTE), before.lease(A, 2, DAY)];
     let mut after = Server::new(9);
     after.run(|slots| slots.try_take(B, 1, NOW, &session(0)).unwrap());
-    let places = before.run(|old| {
-        let leases: Vec<_> = old.iter().collect();
-        leases.iter().rev().map(|l| after.run(|s| s.restore(l, NOW))).collect::<Vec<_>>()
-    });
+    let mut leases = Vec::new();
+    let end = before.run(|slots| slots.export(0, 9, NOW, |lease| leases.push(lease)));
+    assert_eq!((end, leases.len()), (None, 2));
+    let restored = leases.iter().rev().map(|lease| after.run(|slots| slots.restore(lease, NOW)));
+    let places: Vec<_> = restored.collect();
     assert_eq!(places, [Some(1), Some(2)], "slot 1 was still free, slot 0 is taken");
     assert_eq!(after.take(A, 2, 3), Err(Refused::Taken));
     for token in tokens {
@@ -343,7 +332,7 @@ fn a_restored_lease_is_found_by_its_token_wherever_it_is() {
 fn a_lease_that_has_expired_is_not_put_back() {
     let mut server = Server::new(9);
     let token = server.lease(A, 1, DAY);
-    let saved = saved_lease(0, A, token, NOW + DAY);
+    let saved = saved_lease(A, token, NOW + DAY);
     assert_eq!(server.run(|slots| slots.restore(&saved, NOW)), Some(0), "it is here");
     assert!(server.run(|slots| slots.renew(token, NOW, NOW + SECOND)));
     assert_eq!(server.run(|slots| slots.restore(&saved, NOW + SECOND)), None, "it has ended here");
@@ -353,10 +342,36 @@ fn a_lease_that_has_expired_is_not_put_back() {
 }
 
 #[test]
+fn what_is_saved_is_shown_in_steps() {
+    let mut server = Server::new(9);
+    server.take(B, 1, 3).unwrap();
+    let tokens = [SECOND, MINUTE, DAY].map(|ttl| server.lease(A, 3, ttl));
+    let mut shown = Vec::new();
+    let mut export = |from, now| server.run(|s| s.export(from, 2, now, |lease| shown.push(lease)));
+    assert_eq!((export(0, NOW + SECOND), export(2, NOW + SECOND)), (Some(2), None));
+    let lives = [saved_lease(A, tokens[1], NOW + MINUTE), saved_lease(A, tokens[2], NOW + DAY)];
+    assert_eq!(shown, lives);
+}
+
+#[test]
 fn a_holding_tells_what_the_claim_said() {
     let mut server = Server::new(9);
     let (slot, token) = (server.take(B, 1, 3).unwrap(), server.lease(A, 1, DAY));
-    let lease = saved_lease(slot + 1, A, token, NOW + DAY);
+    let text = &Text::new(b"k");
+    let lease = Holding {
+        index: slot + 1,
+        key: A,
+        kind: Kind::Lease,
+        pending: false,
+        process: 9,
+        pid: 4009,
+        database: 5,
+        limiter: [7; 16],
+        text,
+        since: NOW,
+        token: Some(token),
+        expires: Some(NOW + DAY),
+    };
     let session = Holding {
         index: slot,
         key: B,

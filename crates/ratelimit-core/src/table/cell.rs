@@ -15,7 +15,8 @@ const PRIMARY: u32 = 2;
 const FURTHER: u32 = 4;
 /// The truth about the key is in tables: the cell holds a copy of it, and what open transactions have taken.
 const DURABLE: u32 = 8;
-/// The copy has not been made yet: the first word is the ticket of those who are making it.
+/// Nothing can be taken now. Where the words mean nothing, the copy has not been made yet, and the first word is the ticket of those
+/// who are making it; else the copy is frozen.
 const UNLOADED: u32 = 16;
 const KIND: u32 = 0xe0;
 const KIND_SHIFT: u32 = 5;
@@ -195,9 +196,23 @@ impl Locked<'_> {
         self.is_durable() && self.control & UNLOADED == 0
     }
 
+    /// Whether the copy is there, but nothing can be taken.
+    pub(super) fn is_frozen(&self) -> bool {
+        self.is_durable() && !self.is_loaded() && self.kind() != 0
+    }
+
+    /// A copy that is there always means something: it was filled or wiped under a rule.
+    pub(super) fn freeze(&mut self) {
+        self.control |= UNLOADED;
+    }
+
+    pub(super) fn thaw(&mut self) {
+        self.control &= !UNLOADED;
+    }
+
     /// The ticket under which the cell is being loaded.
     pub(super) fn ticket(&self) -> Option<u64> {
-        (self.is_durable() && !self.is_loaded()).then(|| self.word(0))
+        (self.is_durable() && !self.is_loaded() && !self.is_frozen()).then(|| self.word(0))
     }
 
     /// Says that the tables know what this cell does not yet.

@@ -20,6 +20,7 @@ mod undo;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 pub use cell::{Cell, Key, Locked};
+pub use durable::Claim;
 pub use key_state::KeyState;
 pub use record::Record;
 pub use transaction::{Request, Taken};
@@ -46,6 +47,8 @@ pub trait Host {
     fn yield_now(&self, times: u32);
     /// A later moment than any that was read before. Called while cells are locked.
     fn now(&self) -> Now;
+    /// As of when the latest reset or refund of a durable key was written down.
+    fn last_reset(&self) -> Micros;
     /// Called in long work, while nothing is locked. May end it by not coming back.
     fn interrupts(&self);
 }

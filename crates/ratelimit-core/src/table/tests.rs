@@ -19,6 +19,7 @@ pub(super) struct Threads {
     partitions: [Mutex<bool>; 8],
     /// What the clock shows to who looks again.
     pub(super) now: AtomicI64,
+    pub(super) last_reset: AtomicI64,
 }
 
 impl Host for &Threads {
@@ -35,6 +36,9 @@ impl Host for &Threads {
     }
     fn now(&self) -> Now {
         Now::at(self.now.load(Ordering::Relaxed).max(START.steady))
+    }
+    fn last_reset(&self) -> Micros {
+        self.last_reset.load(Ordering::Relaxed)
     }
     fn interrupts(&self) {}
 }

@@ -207,7 +207,7 @@ proptest! {
                 // It has a past.
                 Limit::new(&rule, &mut *state, 3).charge(START);
                 let one = durable(&rule, n as u64, 0);
-                prop_assert_eq!(table.claim(&one, 1, START), Ok(Some(1)));
+                prop_assert_eq!(table.claim(&one, 1, START), Ok(Claim::Fill(1)));
                 table.fill(&one, 1, state, START).unwrap();
             }
         }

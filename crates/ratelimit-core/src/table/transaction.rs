@@ -100,6 +100,7 @@ impl<'t, H: Host> Table<'t, H> {
             return Ok((decision.allowed, taken.first().copied().flatten()));
         }
         state.follow(request.mark);
+        let now = self.after_resets(durable, now);
         let mut limit = Limit::new(rule, &mut state, cost);
         let Some(now) = self.unbooked(&limit, now) else {
             return Ok((limit.refuse_behind(now), None));
@@ -207,6 +208,7 @@ impl<'t, H: Host> Table<'t, H> {
         }
         loop {
             let mut limits = self.lock_all(requests, now);
+            let now = self.after_resets(requests.iter().any(|request| request.durable), now);
             let now = limits.iter().fold(now, |now, limit| self.latest(limit, now));
             match missing(requests, &mut limits, now, mode) {
                 Missing::Nothing => {
@@ -236,6 +238,17 @@ impl<'t, H: Host> Table<'t, H> {
                     self.assign(&wanted, now.steady)?;
                 }
             }
+        }
+    }
+
+    /// The moment to decide at, with the cells locked. The tables order what happened by its time: who read the clock before a reset and
+    /// has its turn after it must not seem to come before.
+    #[inline(always)]
+    fn after_resets(&self, durable: bool, now: Now) -> Now {
+        if durable && now.steady <= self.host.last_reset() {
+            self.host.now()
+        } else {
+            now
         }
     }
 

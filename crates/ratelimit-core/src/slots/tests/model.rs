@@ -133,15 +133,6 @@ impl Model {
     }
 }
 
-/// What a lease is saved as.
-#[derive(Clone, Debug)]
-struct Saved {
-    index: u32,
-    key: Key,
-    token: Token,
-    expires: Micros,
-}
-
 #[derive(Clone, Debug)]
 enum Step {
     Take { key: Key, capacity: u32, process: u32, ttl: Option<Micros>, wait: bool },
@@ -185,7 +176,7 @@ struct Pair {
     server: Server,
     model: Model,
     tokens: Vec<Token>,
-    saved: Vec<Saved>,
+    saved: Vec<Lease>,
     /// Until when each process sleeps that waits; None: until it is woken.
     alarms: BTreeMap<u32, Option<Micros>>,
 }
@@ -345,21 +336,18 @@ impl Pair {
 
     fn save(&mut self) {
         let (server, saved) = (&mut self.server, &mut self.saved);
-        server.run(|slots| {
-            for Holding { index, key, token, expires, .. } in slots.iter() {
-                let lease = token.zip(expires);
-                saved.extend(lease.map(|(token, expires)| Saved { index, key, token, expires }));
-            }
-        });
+        let mut from = Some(0);
+        while let Some(start) = from {
+            from = server.run(|s| s.export(start, 2, self.model.now, |lease| saved.push(lease)));
+        }
         saved.sort_by_key(|saved| (saved.token, saved.expires));
         saved.dedup_by_key(|saved| saved.token);
     }
 
-    fn put_back(&mut self, saved: &Saved) {
+    fn put_back(&mut self, saved: &Lease) {
         let now = self.model.now;
-        let &Saved { index, key, token, expires } = saved;
-        let restored =
-            self.server.run(|slots| slots.restore(&saved_lease(index, key, token, expires), now));
+        let &Lease { key, token, expires, .. } = saved;
+        let restored = self.server.run(|slots| slots.restore(saved, now));
         let is_it = |held: &&Held| held.lease.is_some_and(|(t, _)| t == token);
         let here = self.model.held.iter().find(is_it);
         if expires <= now || here.is_some() || self.model.held.len() == SLOTS {
@@ -368,6 +356,7 @@ impl Pair {
             return;
         }
         let place = restored.unwrap();
+        let index = u32::from_be_bytes(token[12..].try_into().unwrap());
         let used = self.model.held.iter().any(|held| held.index == Some(index));
         let pending = self.model.held.iter().any(|held| held.index.is_none());
         assert!(place == index || used || pending, "its own slot was free");

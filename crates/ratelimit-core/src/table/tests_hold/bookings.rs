@@ -141,7 +141,7 @@ fn a_copy_brings_its_bookings() {
             reserve(&mut [Limit::new(&rule, &mut state, 1)], START, None);
         }
         let one = durable(&rule, 0, 1);
-        assert_eq!(table.claim(&one, 1, START), Ok(Some(1)));
+        assert_eq!(table.claim(&one, 1, START), Ok(Claim::Fill(1)));
         table.fill(&one, 1, &state, START).unwrap();
         for now in [START, START.plus(61 * SECOND)] {
             flood(&table, 1..3_000, now);

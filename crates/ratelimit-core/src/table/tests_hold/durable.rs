@@ -21,11 +21,11 @@ fn a_durable_key_is_not_decided_about_until_it_is_filled() {
         let (table, one) = (memory.table(), durable(&rule, 1, 1));
         let unloaded = |table| answers(table, one).iter().all(|err| *err == Some(Unable::Unloaded));
         assert!(unloaded(&table), "not there");
-        assert_eq!(table.claim(&one, 5, START), Ok(Some(5)));
+        assert_eq!(table.claim(&one, 5, START), Ok(Claim::Fill(5)));
         assert!(unloaded(&table), "claimed");
         table.fill(&one, 5, &MemoryState::default(), START).unwrap();
         assert!(answers(&table, one).iter().all(Option::is_none), "filled: {rule:?}");
-        assert_eq!(table.claim(&one, 6, START), Ok(None));
+        assert_eq!(table.claim(&one, 6, START), Ok(Claim::Filled));
         table.discard(key(1));
         assert!(unloaded(&table), "discarded");
     }
@@ -40,7 +40,7 @@ fn a_key_that_was_in_memory_only_must_be_filled_when_it_becomes_durable() {
         assert!(hold(&table, &rule, 1, 5, START, &mut receipts));
         let one = durable(&rule, 1, 0);
         assert_eq!(table.decide(&[one], START, Operation::Peek, None), Err(Unable::Unloaded));
-        assert_eq!(table.claim(&one, 9, START), Ok(Some(9)));
+        assert_eq!(table.claim(&one, 9, START), Ok(Claim::Fill(9)));
         table.fill(&one, 9, &MemoryState::default(), START).unwrap();
         assert!(
             table.decide(&[durable(&rule, 1, 4)], START, Operation::Take, None).unwrap().allowed
@@ -63,8 +63,8 @@ fn two_who_load_a_key_share_a_ticket_and_the_first_one_fills_it() {
     for rule in rules("10 per day") {
         let memory = Memory::new(100);
         let (table, one) = (memory.table(), durable(&rule, 1, 0));
-        assert_eq!(table.claim(&one, 5, START), Ok(Some(5)));
-        assert_eq!(table.claim(&one, 6, START), Ok(Some(5)));
+        assert_eq!(table.claim(&one, 5, START), Ok(Claim::Fill(5)));
+        assert_eq!(table.claim(&one, 6, START), Ok(Claim::Fill(5)));
         table.fill(&one, 5, &used(&rule, 3, START), START).unwrap();
         let take = table.decide(&[durable(&rule, 1, 2)], START, Operation::Take, None);
         assert_eq!(take.unwrap().remaining, 5, "{rule:?}");
@@ -85,11 +85,11 @@ fn a_ticket_is_worth_nothing_once_the_cell_was_discarded_or_pushed_out() {
         ];
         for (n, (forget, now)) in discard.into_iter().enumerate() {
             let (old, new) = (2 * n as u64 + 1, 2 * n as u64 + 2);
-            assert_eq!(table.claim(&one, old, START), Ok(Some(old)));
+            assert_eq!(table.claim(&one, old, START), Ok(Claim::Fill(old)));
             forget();
             table.fill(&one, old, &used(&rule, 9, START), now).unwrap();
             assert_eq!(table.decide(&[one], now, Operation::Peek, None), Err(Unable::Unloaded));
-            assert_eq!(table.claim(&one, new, now), Ok(Some(new)));
+            assert_eq!(table.claim(&one, new, now), Ok(Claim::Fill(new)));
             table.fill(&one, old, &used(&rule, 9, START), now).unwrap();
             assert_eq!(table.decide(&[one], now, Operation::Peek, None), Err(Unable::Unloaded));
             table.fill(&one, new, &used(&rule, 3, START), now).unwrap();
@@ -104,10 +104,10 @@ fn a_claimed_cell_is_not_pushed_out_while_it_is_being_loaded() {
     let memory = Memory::new(50);
     let (table, rule) = (memory.table(), rule("10 per day", Algorithm::FixedWindow));
     let one = durable(&rule, 1, 0);
-    assert_eq!(table.claim(&one, 5, START), Ok(Some(5)));
+    assert_eq!(table.claim(&one, 5, START), Ok(Claim::Fill(5)));
     flood(&table, 100..3_000, START.plus(SECOND / 2));
     table.fill(&one, 5, &used(&rule, 3, START), START).unwrap();
-    assert_eq!(table.claim(&one, 6, START), Ok(None));
+    assert_eq!(table.claim(&one, 6, START), Ok(Claim::Filled));
     assert_eq!(remaining(&table, &rule, 1, START), 7);
 }
 
@@ -121,7 +121,7 @@ fn a_log_of_a_thousand_is_filled_whole() {
         Limit::new(&log, &mut state, 1).charge(START.plus(n * MINUTE));
     }
     let now = START.plus(1_000 * MINUTE);
-    assert_eq!(table.claim(&one, 5, now), Ok(Some(5)));
+    assert_eq!(table.claim(&one, 5, now), Ok(Claim::Fill(5)));
     table.fill(&one, 5, &state, now).unwrap();
     for later in (0..3_000).step_by(7) {
         let then = now.plus(later * MINUTE);
@@ -138,7 +138,7 @@ fn a_log_that_finds_no_room_is_not_filled_by_half() {
     let log = rule("1000 per day", Algorithm::SlidingLog);
     let memory = Memory::new(100);
     let (table, one) = (memory.table(), durable(&log, 1, 0));
-    assert_eq!(table.claim(&one, 5, START), Ok(Some(5)));
+    assert_eq!(table.claim(&one, 5, START), Ok(Claim::Fill(5)));
     assert!(table.fill(&one, 5, &used(&log, 700, START), START).is_err());
     assert_eq!(table.decide(&[one], START, Operation::Peek, None), Err(Unable::Unloaded));
 }
@@ -148,7 +148,7 @@ fn what_is_held_is_not_discarded() {
     for rule in rules("10 per day") {
         let memory = Memory::new(100);
         let (table, one) = (memory.table(), durable(&rule, 1, 2));
-        assert_eq!(table.claim(&one, 5, START), Ok(Some(5)));
+        assert_eq!(table.claim(&one, 5, START), Ok(Claim::Fill(5)));
         table.fill(&one, 5, &used(&rule, 3, START), START).unwrap();
         let mut taken = Taken::new();
         let held = Request { pin: true, ..one };
@@ -171,14 +171,14 @@ fn a_durable_key_that_is_wiped_is_new_and_gives_nothing_back() {
         let table = memory.table();
         let one = Request { pin: true, ..durable(&rule, 1, 4) };
         // Nothing is there to wipe, and nothing is made.
-        table.wipe(key(1));
-        assert_eq!(table.claim(&one, 5, START), Ok(Some(5)));
+        table.wipe(&rule, key(1), START);
+        assert_eq!(table.claim(&one, 5, START), Ok(Claim::Fill(5)));
         // What is being loaded may be what was before: it is not for the wipe to say.
-        table.wipe(key(1));
-        assert_eq!(table.claim(&one, 6, START), Ok(Some(5)));
+        table.wipe(&rule, key(1), START);
+        assert_eq!(table.claim(&one, 6, START), Ok(Claim::Fill(5)));
         table.fill(&one, 5, &used(&rule, 3, START), START).unwrap();
         let (_, receipt) = table.try_take_with_receipt(&one, START).unwrap();
-        table.wipe(key(1));
+        table.wipe(&rule, key(1), START);
         assert_eq!(pins(&table, 1), Some(1));
         let peek = table.decide(&[durable(&rule, 1, 0)], START, Operation::Peek, None);
         assert_eq!(peek.unwrap().remaining, 10, "{rule:?}");
@@ -187,6 +187,71 @@ fn a_durable_key_that_is_wiped_is_new_and_gives_nothing_back() {
         receipts.add(&rule, receipt.unwrap());
         table.undo(&rule, key(1), &receipts, START, true);
         assert_eq!(remaining(&table, &rule, 1, START), 6, "{rule:?}");
+    }
+}
+
+#[test]
+fn nothing_is_taken_of_a_key_that_is_frozen_until_it_is_wiped_or_thawed() {
+    for rule in rules("1000 per day") {
+        let memory = Memory::new(1_000);
+        let (table, one) = (memory.table(), Request { pin: true, ..durable(&rule, 1, 4) });
+        // What is not there, or being loaded, is not frozen.
+        table.freeze(key(1));
+        assert_eq!(table.claim(&one, 5, START), Ok(Claim::Fill(5)));
+        table.freeze(key(1));
+        assert_eq!(table.claim(&one, 6, START), Ok(Claim::Fill(5)));
+        table.fill(&one, 5, &used(&rule, 3, START), START).unwrap();
+        let mut receipts = Receipts::default();
+        assert!(hold_as(&table, &one, START, &mut receipts));
+
+        let frozen = |what| {
+            table.freeze(key(1));
+            let asked = durable(&rule, 1, 1);
+            let answers = answers(&table, asked);
+            assert!(answers.iter().all(|err| *err == Some(Unable::Unloaded)), "{what}: {rule:?}");
+            assert_eq!(table.claim(&asked, 7, START), Ok(Claim::Frozen));
+            table.fill(&asked, 7, &MemoryState::default(), START).unwrap();
+        };
+        let left = || {
+            let peek = table.decide(&[durable(&rule, 1, 0)], START, Operation::Peek, None);
+            peek.map(|peek| peek.remaining)
+        };
+        frozen("used");
+        table.undo(&rule, key(1), &receipts, START, false);
+        table.thaw(key(1));
+        assert_eq!(left(), Ok(997), "given back meanwhile: {rule:?}");
+        frozen("again");
+        table.wipe(&rule, key(1), START);
+        assert_eq!(left(), Ok(1_000));
+        frozen("untouched");
+        table.thaw(key(1));
+        assert_eq!(left(), Ok(1_000));
+        assert!(table.try_take_with_receipt(&one, START).unwrap().0);
+        assert_eq!(left(), Ok(996));
+    }
+}
+
+#[test]
+fn who_read_the_clock_before_a_reset_and_takes_after_it_takes_later() {
+    for rule in rules("10 per day") {
+        let memory = Memory::new(1_000);
+        let table = memory.table();
+        let one = Request { pin: true, ..durable(&rule, 1, 1) };
+        assert_eq!(table.claim(&one, 5, START), Ok(Claim::Fill(5)));
+        table.fill(&one, 5, &MemoryState::default(), START).unwrap();
+        let (reset, later) = (START.plus(SECOND), START.plus(2 * SECOND));
+        memory.threads.last_reset.store(reset.steady, Ordering::Relaxed);
+        memory.threads.now.store(later.steady, Ordering::Relaxed);
+        for (read, taken_at) in [(START, later), (reset, later), (later.plus(1), later.plus(1))] {
+            let (_, receipt) = table.try_take_with_receipt(&one, read).unwrap();
+            assert_eq!(receipt.unwrap().at, taken_at, "{rule:?}");
+            let mut taken = Taken::new();
+            table.decide(&[one], read, Operation::Take, Some(&mut taken)).unwrap();
+            assert_eq!(taken[0].unwrap().at, taken_at, "{rule:?}");
+        }
+        // What is in memory only has no order in tables.
+        let (_, receipt) = table.try_take_with_receipt(&held(&rule, 2, 1), START).unwrap();
+        assert_eq!(receipt.unwrap().at, START, "{rule:?}");
     }
 }
 
@@ -219,7 +284,7 @@ fn threads_that_load_a_key_at_once_fill_it_once() {
                                 Err(Unable::Unloaded) => {
                                     let ticket = tickets.fetch_add(1, Ordering::Relaxed);
                                     let claimed = table.claim(&one, ticket, START).unwrap();
-                                    if let Some(ticket) = claimed {
+                                    if let Claim::Fill(ticket) = claimed {
                                         table.fill(&one, ticket, &copy, START).unwrap();
                                     }
                                 }
