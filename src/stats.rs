@@ -95,6 +95,12 @@ impl Stats {
         }
     }
 
+    /// A decision let a call pass, and left little.
+    #[inline(always)]
+    pub fn near_limit(&self) {
+        self.add(Counter::NearLimit, 1);
+    }
+
     /// A decision refused a call, at this moment of the wall clock.
     #[inline(always)]
     pub fn denied(&self, key: Key, text: &[u8], at: Micros) {

@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use pgrx::pg_sys;
 use ratelimit_core::table::{rule_key, Cell, Full, Key, OnFull, Request, Taken, Unable};
-use ratelimit_core::{Decision, Now, Operation, Reason, Receipts, Rule};
+use ratelimit_core::{Brief, Decision, Now, Operation, Reason, Receipts, Rule};
 use smallvec::SmallVec;
 
 use crate::catalog::{self, DefinedRule, Definition, Id, Stake};
@@ -81,6 +81,11 @@ impl<'a> Asked<'a> {
     /// Whom each request is for.
     pub fn parts(self) -> impl Iterator<Item = (Request<'a>, Of<'a>)> {
         self.requests.into_iter().zip(self.of)
+    }
+
+    /// What is asked at most of any rule.
+    fn cost(&self) -> u64 {
+        self.requests.iter().map(|request| request.cost).max().unwrap_or(0)
     }
 
     /// The calls: each for a limiter and a key, however many rules there are.
@@ -202,9 +207,12 @@ impl Store {
             Stake::Keep => {
                 let now = self.now(std::slice::from_ref(&request));
                 let taken = self.header.table().try_take(&request, now);
-                let taken = taken.unwrap_or_else(|_| config::on_full() == OnFull::Allow);
-                count_only(limiter, &request, key, taken, now);
-                Ok(taken)
+                let brief = taken.unwrap_or_else(|_| match config::on_full() {
+                    OnFull::Allow => Brief::ALLOWED,
+                    OnFull::Deny | OnFull::Evict => Brief::REFUSED,
+                });
+                count_only(limiter, &request, key, brief, now);
+                Ok(brief.allowed)
             }
             Stake::Refund | Stake::Durable => self.try_take_for_now(limiter, key, request),
         }
@@ -220,14 +228,14 @@ impl Store {
         if !request.durable || durable::has_chosen() && shmem::is_shared(self.header) {
             request.pin = !transaction::pins(request.key);
             let now = self.now(std::slice::from_ref(&request));
-            if let Ok((taken, receipt)) = self.header.table().try_take_with_receipt(&request, now) {
+            if let Ok((brief, receipt)) = self.header.table().try_take_with_receipt(&request, now) {
                 if let Some(receipt) = receipt {
                     let rule = &limiter.rules()[0];
                     let new = || (rule.clone(), digest_of(limiter, key, rule));
                     transaction::record(self.header, &request, receipt, new);
                 }
-                count_only(limiter, &request, key, taken, now);
-                return Ok(taken);
+                count_only(limiter, &request, key, brief, now);
+                return Ok(brief.allowed);
             }
         }
         Ok(self.decide(limiter, key, request.cost, Operation::Take)?.allowed)
@@ -260,7 +268,7 @@ impl Store {
                     |decision| decision.allowed,
                     |refused| refused,
                 )?;
-                self.count(asked, decision.allowed, decision.binding);
+                self.count(asked, decision.brief(asked.cost()), decision.binding);
                 Ok(decision)
             }
             Operation::Peek => match self.missing_slot(asked)? {
@@ -335,7 +343,9 @@ impl Store {
             |granted| *granted > 0,
             |_| 0,
         )?;
-        self.count(&asked, granted > 0 || at_most == 0, 0);
+        // What is not all is all that was left.
+        let (allowed, near_limit) = (granted > 0 || at_most == 0, granted < at_most && granted > 0);
+        self.count(&asked, Brief { allowed, near_limit }, 0);
         Ok(granted)
     }
 
@@ -436,10 +446,14 @@ impl Store {
     }
 
     /// Counts what was decided on all calls together: refused, it was the one that binds.
-    fn count(&self, asked: &Asked<'_>, allowed: bool, binding: usize) {
-        if allowed {
+    fn count(&self, asked: &Asked<'_>, brief: Brief, binding: usize) {
+        let binding = asked.subject(binding);
+        if brief.allowed {
             asked.calls().for_each(|call| call.limiter.stats().allowed(call.key));
-        } else if let Some(call) = asked.subject(binding) {
+            if let Some(call) = binding.filter(|_| brief.near_limit) {
+                call.limiter.stats().near_limit();
+            }
+        } else if let Some(call) = binding {
             let at = self.header.clock.read().wall;
             call.limiter.stats().denied(call.key, call.text, at);
         }
@@ -576,10 +590,13 @@ fn count_passed(asked: &Asked<'_>) {
 
 /// Counts what was decided on the only request of a call.
 #[inline(always)]
-fn count_only(limiter: &Definition, request: &Request<'_>, text: &[u8], taken: bool, now: Now) {
+fn count_only(limiter: &Definition, request: &Request<'_>, text: &[u8], brief: Brief, now: Now) {
     let key = rule_key(request.key, limiter.rules()[0].position);
-    if taken {
+    if brief.allowed {
         limiter.stats().allowed(key);
+        if brief.near_limit {
+            limiter.stats().near_limit();
+        }
     } else {
         limiter.stats().denied(key, text, now.wall);
     }

@@ -53,7 +53,7 @@ impl Store {
 
     /// Counts what was decided on a call that may wait: refused, its turn is too far away, unless it never comes.
     fn count_turn(&self, asked: &Asked<'_>, decision: &Decision) {
-        self.count(asked, decision.allowed, decision.binding);
+        self.count(asked, decision.brief(asked.cost()), decision.binding);
         if !decision.allowed && decision.reason != Some(Reason::Never) {
             asked.calls().for_each(|call| call.limiter.stats().timed_out());
         }

@@ -62,7 +62,7 @@ mod token_bucket;
 pub use booking::{reserve, Booking};
 pub use calendar::Calendar;
 pub use decide::{decide, take_at_most, Limit, Operation};
-pub use decision::{Decision, Reason};
+pub use decision::{Brief, Decision, Reason};
 pub use fixed_window::FixedWindow;
 pub use key::{KeyHasher, Secret};
 pub use period::Period;

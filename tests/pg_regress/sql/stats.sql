@@ -15,7 +15,9 @@ SELECT (rl_check('api', 'b', 2)).allowed, (rl_peek('api', 'b', 9)).allowed, rl_h
 SELECT allowed FROM rl_check('two', 'a', 5) UNION ALL SELECT allowed FROM rl_check('two', 'a');
 SELECT rl_take('api', 'c', 9), rl_take('api', 'c', 9), rl_take('api', 'c', 0);
 SELECT rl_penalize('api', 'd', 9);
+\set VERBOSITY terse
 SELECT rl_enforce('api', 'd');
+\set VERBOSITY default
 SELECT * FROM counted;
 
 -- Of a call for many keys each one counts; of one for all or nothing the limiter that refuses.
@@ -59,6 +61,15 @@ SELECT rl_try_acquire('api', 'g');
 ROLLBACK TO s;
 ROLLBACK;
 SELECT * FROM counted;
+
+-- How often less than a fifth was left, of those that were allowed: the 9th and 10th of 10, what leaves 1, and all that is left.
+SELECT rl_stat_reset();
+SELECT rl_create_limiter('ten ' || algorithm, '10 per day', algorithm) FROM unnest(enum_range(NULL::rl_algorithm)) AS algorithm;
+SELECT rl_create_limiter('ten refund', '10 per day', on_rollback => 'refund');
+SELECT limiter, count(*) FILTER (WHERE rl_try_acquire(limiter, 'a')) AS one_by_one, (rl_check(limiter, 'b', 8)).allowed,
+       (rl_check(limiter, 'b', 1)).allowed, rl_take(limiter, 'b', 1), rl_take(limiter, 'c', 11), rl_take(limiter, 'd', 1)
+  FROM (SELECT name AS limiter FROM rl_limiters WHERE name LIKE 'ten %') AS l, generate_series(1, 11) AS n GROUP BY 1 ORDER BY 1;
+SELECT limiter, allowed, denied, near_limit FROM rl_stat_limiters WHERE limiter LIKE 'ten %' ORDER BY 1;
 
 -- Who is refused most.
 SELECT rl_stat_reset();
