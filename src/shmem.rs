@@ -10,7 +10,7 @@ mod slots;
 mod stats;
 
 pub use slots::{process, STEPS};
-pub use stats::{watch, Keys, LIMITERS};
+pub use stats::{watch, Keys, LIMITERS, SKETCHES};
 
 use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -317,6 +317,7 @@ unsafe fn begin(header: *mut Header) {
             if !saved.load(&*header) {
                 header.add(1).cast::<Cell>().write_bytes(0, (*header).shape.cells());
                 slots::clear();
+                stats::clear();
                 initialise(header, shape(), None);
             }
         }

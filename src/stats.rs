@@ -5,6 +5,7 @@
 //! rolls back.
 
 mod keys;
+mod saved;
 mod tidy;
 
 use std::cell::Cell;
@@ -16,6 +17,7 @@ use ratelimit_core::stats::{Counter, Counts, Hitter, LimiterId, Place, COUNTERS}
 use ratelimit_core::table::Key;
 use ratelimit_core::Micros;
 
+pub use saved::{export, install_key, install_total};
 pub use tidy::{tidy, tidy_databases};
 
 use crate::backend::BackendCell;

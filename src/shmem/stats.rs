@@ -14,7 +14,7 @@ pub const LIMITERS: usize = 1_024;
 
 /// How many sketches of denied keys there are. A flood of keys must not hide those of another limiter: so each has one of its own, as
 /// long as there are no more limiters than sketches; then they share.
-const SKETCHES: usize = 64;
+pub const SKETCHES: usize = 64;
 
 /// All of it; valid when it is all zero.
 #[repr(C)]
@@ -44,6 +44,11 @@ impl Keys<'_> {
     /// The sketch with the keys of the limiter at this place.
     pub fn sketch(&mut self, place: Place) -> &mut HeavyHitters {
         &mut self.sketches[place as usize % SKETCHES]
+    }
+
+    /// All sketches.
+    pub fn sketches(&self) -> &[HeavyHitters] {
+        self.sketches
     }
 
     /// Forgets the keys of the limiters at these places.

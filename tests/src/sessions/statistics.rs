@@ -2,6 +2,7 @@
 
 use anyhow::{ensure, Result};
 use postgres::Client;
+use testbed::{Server, Stop};
 
 use super::ask::{eventually, Ask};
 use super::Test;
@@ -14,6 +15,8 @@ pub const TESTS: &[Test] = &[
     ("statistics_of_what_was_dropped_make_room", what_was_dropped_makes_room),
     ("statistics_have_places_for_1024_limiters", places_for_1024_limiters),
     ("statistics_without_preload", without_preload),
+    ("statistics_survive_a_restart", survive_a_restart),
+    ("statistics_go_back_to_the_last_save_in_a_crash", go_back_to_the_last_save),
 ];
 
 /// What was allowed and denied.
@@ -151,5 +154,50 @@ fn without_preload(bed: &Bed) -> Result<()> {
         ensure!(first_key(&mut one, "api")?.is_none());
     }
     one.batch_execute("SELECT rl_stat_reset()")?;
+    Ok(())
+}
+
+/// All that is counted, and the denied keys.
+const ALL: &str = "
+    SELECT string_agg(format('%s %s', s, k), E'\\n' ORDER BY s.limiter, k.denied)
+      FROM rl_stat_limiters AS s LEFT JOIN LATERAL rl_stat_keys(s.limiter, 100) AS k ON true";
+
+fn use_some(bed: &Bed) -> Result<Server> {
+    let server = bed.private().setting("restart_after_crash", "on").start()?;
+    let mut session = Database::new(&server, "saved")?.connect()?;
+    session.batch_execute(
+        "SELECT rl_create_limiter('api ' || n, n || ' per day') FROM generate_series(1, 70) AS n;
+         SELECT rl_try_acquire('api ' || n, 'key ' || k, 2) FROM generate_series(1, 70) AS n, generate_series(1, 10) AS k, generate_series(1, k);
+         SELECT rl_acquire('api 1', 'a', 1, '1 s') FROM generate_series(1, 2)",
+    )?;
+    Ok(server)
+}
+
+fn survive_a_restart(bed: &Bed) -> Result<()> {
+    let mut server = use_some(bed)?;
+    let all: String = server.connect_to("saved", "postgres")?.ask(ALL)?;
+    for _ in 0..2 {
+        server.restart(Stop::Fast)?;
+        let found: String = server.connect_to("saved", "postgres")?.ask(ALL)?;
+        ensure!(found == all, "{all}\nbecame\n{found}");
+    }
+    // And are counted on.
+    let mut session = server.connect_to("saved", "postgres")?;
+    session.batch_execute("SELECT rl_try_acquire('api 10', 'key 10', 2)")?;
+    ensure!(first_key(&mut session, "api 10")? == Some(("key 10".into(), 5, 6)));
+    Ok(())
+}
+
+fn go_back_to_the_last_save(bed: &Bed) -> Result<()> {
+    let mut server = use_some(bed)?;
+    server.restart(Stop::Fast)?;
+    let mut session = server.connect_to("saved", "postgres")?;
+    let all: String = session.ask(ALL)?;
+    session.batch_execute("SELECT rl_try_acquire('api 7', 'another', 100)")?;
+    ensure!(session.ask::<String>(ALL)? != all);
+    let pid = session.pid()?;
+    server.crash(pid)?;
+    let found: String = server.connect_to("saved", "postgres")?.ask(ALL)?;
+    ensure!(found == all, "{all}\nbecame\n{found}");
     Ok(())
 }

@@ -38,7 +38,7 @@ struct Detail {
 }
 
 /// What is told of a key that was denied.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sighting<'a> {
     /// The key's identity.
     pub key: Key,
@@ -55,7 +55,7 @@ pub struct Sighting<'a> {
 }
 
 /// A tracked key.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hitter<'a> {
     /// What was told of it. `denied` is what was counted since it is tracked: never too much, and by at most the error too little.
     pub seen: Sighting<'a>,
