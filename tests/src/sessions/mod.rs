@@ -17,6 +17,7 @@ mod histories;
 mod kinds;
 mod leases;
 mod lifecycle;
+mod monitoring;
 mod oracle;
 mod parallel;
 mod purging;
@@ -62,6 +63,7 @@ pub fn tests() -> Vec<FileTest> {
         histories::TESTS,
         leases::TESTS,
         lifecycle::TESTS,
+        monitoring::TESTS,
         parallel::TESTS,
         purging::TESTS,
         read_only::TESTS,
