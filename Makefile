@@ -4,6 +4,7 @@
 #            QUICK=1         make bench takes two minutes instead of eleven
 #            UPDATE_EXPECTED=1  make test takes what the SQL files print as right
 #            ROUNDS=50       make test T=ruin ruins a server so often
+#            ACQUISITIONS=20000  make test T=crowd takes so many slots
 #            PG_CONFIG=path  use this server instead of a private one
 
 PG ?= 18

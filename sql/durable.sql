@@ -27,3 +27,19 @@ CREATE INDEX rl_ledger_0_key ON rl_ledger_0 (key);
 CREATE TABLE rl_ledger_1 (LIKE rl_ledger_0) WITH (autovacuum_enabled = off);
 COMMENT ON TABLE rl_ledger_1 IS 'internal: what was taken from durable limiters';
 CREATE INDEX rl_ledger_1_key ON rl_ledger_1 (key);
+
+-- Who holds leases of durable limiters. Where memory is shared it decides, and reads this once after a start.
+CREATE TABLE rl_leases (
+    token      uuid PRIMARY KEY,
+    -- A digest of limiter and key.
+    digest     uuid NOT NULL,
+    limiter    uuid NOT NULL,
+    -- As rl_slots shows it: a long one is cut.
+    key        text NOT NULL,
+    -- Which of the key's slots it is, where no memory is shared.
+    number     integer,
+    since      timestamptz NOT NULL,
+    expires_at timestamptz NOT NULL
+) WITH (fillfactor = 70);
+COMMENT ON TABLE rl_leases IS 'internal: who holds leases of durable limiters';
+CREATE INDEX rl_leases_digest ON rl_leases (digest);

@@ -155,7 +155,11 @@ BEGIN
                CASE WHEN algorithm = 'fixed_window'::@extschema@.rl_algorithm THEN coalesce(model.time_zone, 'UTC') ELSE 'UTC' END
           FROM @extschema@._rl_parse_rates(rates, algorithm) AS r;
     END IF;
+    INSERT INTO @extschema@.rl_overrides (limiter, key, action, quota, burst, expires_at, reason)
+    SELECT name, o.key, o.action, o.quota, o.burst, o.expires_at, o.reason
+      FROM @extschema@.rl_overrides AS o
+     WHERE o.limiter OPERATOR(pg_catalog.=) source;
     RETURN name;
 END
 $$;
-COMMENT ON FUNCTION rl_clone_limiter IS 'creates a limiter like another, with other rates if they are given; returns its name';
+COMMENT ON FUNCTION rl_clone_limiter IS 'creates a limiter like another and with its overrides, with other rates if they are given; returns its name';

@@ -68,4 +68,4 @@ BEGIN
     END LOOP;
 END
 $$;
-GRANT EXECUTE ON FUNCTION _rl_slots(), _rl_stat_limiter(uuid), rl_stat_keys(text, integer), rl_info() TO pg_read_all_stats;
+GRANT EXECUTE ON FUNCTION _rl_slots(), _rl_bans(), _rl_stat_limiter(uuid), rl_stat_keys(text, integer), rl_info() TO pg_read_all_stats;

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 use pgrx::pg_sys::{self, Datum};
-use ratelimit_core::{Decision, Reason};
+use ratelimit_core::{Decision, Micros, Now, Reason};
 
 use crate::error::{Error, Result};
 use crate::function::Call;
@@ -11,6 +11,29 @@ use crate::interval;
 
 /// From 1970, where our times begin, to 2000, where PostgreSQL's do: in microseconds.
 pub const EPOCHS: i64 = 10_957 * ratelimit_core::DAY;
+
+/// The last microsecond of PostgreSQL's time, in the year 294276.
+pub const LATEST: i64 = 9_223_371_331_200_000_000 - 1;
+
+/// `infinity` as a timestamp: for what lasts longer than there is time.
+const INFINITY: i64 = i64::MAX;
+
+/// A moment of the steady time line as a timestamp.
+pub fn time(steady: Micros, clock: Now) -> Datum {
+    let since = steady.saturating_sub(clock.steady);
+    Datum::from(match steady {
+        Micros::MAX => INFINITY,
+        _ => clock.wall.saturating_add(since).saturating_sub(EPOCHS).min(LATEST),
+    })
+}
+
+/// The moment of the steady time line that a timestamp stands for.
+pub fn moment(time: Datum, clock: Now) -> Micros {
+    match time.value() as i64 {
+        INFINITY => Micros::MAX,
+        time => time.saturating_add(EPOCHS - clock.wall).saturating_add(clock.steady),
+    }
+}
 
 /// A value of a row, or null.
 pub type Field = Option<Datum>;
@@ -44,8 +67,13 @@ pub fn count(value: u64) -> Field {
 
 /// The six fields of a decision, in the order of the contract.
 pub fn decision(decision: &Decision) -> [Field; 6] {
-    // When somebody gives a slot back is not known.
-    let known = decision.reason != Some(Reason::Concurrency);
+    let known = match decision.reason {
+        // When somebody gives a slot back is not known.
+        Some(Reason::Concurrency) => false,
+        // There may be no end.
+        Some(Reason::Ban | Reason::DenyList) => decision.retry_after.is_some(),
+        _ => true,
+    };
     [
         Some(boolean(decision.allowed)),
         count(decision.quota),

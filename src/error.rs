@@ -6,6 +6,7 @@
 use std::ffi::{c_char, c_int, CString};
 
 use pgrx::pg_sys;
+use ratelimit_core::slots::Wanted;
 use ratelimit_core::{Decision, Micros, RateError, Reason, RuleError};
 
 use crate::encoding;
@@ -29,6 +30,7 @@ const NOT_IN_PREREQUISITE_STATE: &[u8; 5] = b"55000";
 const READ_ONLY: &[u8; 5] = b"25006";
 const INSUFFICIENT_RESOURCES: &[u8; 5] = b"53000";
 const CONFIGURATION_LIMIT_EXCEEDED: &[u8; 5] = b"53400";
+const DEADLOCK_DETECTED: &[u8; 5] = b"40P01";
 const LOCK_NOT_AVAILABLE: &[u8; 5] = b"55P03";
 const INTERNAL_ERROR: &[u8; 5] = b"XX000";
 const OUT_OF_MEMORY: &[u8; 5] = b"53200";
@@ -106,6 +108,12 @@ impl Error {
             .hint("Use a limiter with storage \"memory\", which also works in read-only transactions and on standbys.")
     }
 
+    pub fn read_only_lease() -> Self {
+        Error::new(READ_ONLY, "cannot change a lease of a durable limiter in a read-only transaction")
+            .detail("Leases of limiters with storage \"durable\" are written to tables.")
+            .hint("Use a limiter with storage \"memory\", which also works in read-only transactions and on standbys.")
+    }
+
     /// What was to be given back or forgotten has no place in memory.
     pub fn full() -> Self {
         Error::new(INSUFFICIENT_RESOURCES, "shared memory of ratelimit is full")
@@ -157,6 +165,21 @@ impl Error {
         .hint("Use rl_acquire, which waits for both, or a limiter without max_concurrent.")
     }
 
+    pub fn prepare_with_lists() -> Self {
+        Error::new(
+            NOT_SUPPORTED,
+            "cannot PREPARE a transaction that changed overrides or bans of ratelimit",
+        )
+        .detail("Sessions are told of the change by the session that commits it.")
+        .hint("Use COMMIT.")
+    }
+
+    pub fn prepare_with_leases() -> Self {
+        Error::new(NOT_SUPPORTED, "cannot PREPARE a transaction that changed leases of a durable limiter")
+            .detail("What it did could not be undone if the transaction were rolled back in another session.")
+            .hint("Use COMMIT, or a limiter with storage \"memory\".")
+    }
+
     pub fn no_slots(limiter: &str) -> Self {
         Error::new(INVALID_PARAMETER, format!("limiter \"{limiter}\" has no max_concurrent"))
             .detail("Only a limiter that bounds how many may go on at once has slots.")
@@ -169,10 +192,34 @@ impl Error {
             .hint("Raise ratelimit.max_slots, and max_locks_per_transaction with it, and restart the server.")
     }
 
+    /// Each waits for the next one, and the last for the first.
+    pub fn deadlock(cycle: &[(i32, Wanted)]) -> Self {
+        let next = cycle.iter().cycle().skip(1);
+        let lines: Vec<_> = cycle
+            .iter()
+            .zip(next)
+            .map(|((pid, wanted), (blocker, _))| {
+                let wanted = match wanted {
+                    Wanted::Lock => "lock",
+                    Wanted::Slot => "concurrency slot",
+                };
+                format!("Process {pid} waits for a {wanted}; blocked by process {blocker}.")
+            })
+            .collect();
+        Error::new(DEADLOCK_DETECTED, "deadlock detected")
+            .detail(lines.join("\n"))
+            .hint("Take slots and locks in the same order everywhere.")
+    }
+
     pub fn ttl() -> Self {
         Error::new(INVALID_PARAMETER, "ttl must be positive").hint(
             "Give the time that the work takes at most, and renew the lease if it takes longer.",
         )
+    }
+
+    pub fn duration() -> Self {
+        Error::new(INVALID_PARAMETER, "duration must be positive")
+            .hint("To ban for ever, give null. To end a ban, use rl_unban.")
     }
 
     pub fn negative_span(what: &str) -> Self {
@@ -204,10 +251,6 @@ impl Error {
             .hint("Do not mark functions that call them PARALLEL SAFE.")
     }
 
-    pub fn not_supported(what: &str) -> Self {
-        Error::new(NOT_SUPPORTED, format!("{what} is not supported by this version of ratelimit"))
-    }
-
     pub fn rate(text: &[u8], error: &RateError) -> Self {
         Error::new(
             INVALID_PARAMETER,
@@ -220,6 +263,18 @@ impl Error {
     pub fn rule(limiter: &str, position: i32, error: RuleError) -> Self {
         Error::new(INVALID_PARAMETER, format!("invalid rule {position} of limiter \"{limiter}\""))
             .detail(error.to_string())
+    }
+
+    pub fn ban_policy(limiter: &str, error: RuleError) -> Self {
+        let error = match error {
+            RuleError::Log => "ban_after is at most 1000.".to_owned(),
+            other => other.to_string(),
+        };
+        Error::new(
+            INVALID_PARAMETER,
+            format!("invalid ban_after or ban_within of limiter \"{limiter}\""),
+        )
+        .detail(error)
     }
 
     pub fn policy(error: RuleError) -> Self {
@@ -318,14 +373,17 @@ impl Error {
                 .detail(format!("Limiter \"{limiter}\", all {quota} slots are taken."))
                 .hint("Call again when one of their holders has finished.");
         }
-        let error = Error::new(TOO_MANY_REQUESTS, "rate limit exceeded");
+        let (message, help) = match decision.and_then(|decision| decision.reason) {
+            Some(Reason::Ban) => ("banned", "End the ban with rl_unban."),
+            Some(Reason::DenyList) => ("on the deny list", "Change rl_overrides."),
+            _ => ("rate limit exceeded", "Ask for less at once, or raise the limit."),
+        };
+        let error = Error::new(TOO_MANY_REQUESTS, message);
         match decision.and_then(|decision| decision.retry_after) {
             Some(wait) => error
                 .detail(format!("Limiter \"{limiter}\", retry_after {}.", seconds(wait)))
                 .hint("Wait that long and call again."),
-            None => error
-                .detail(format!("Limiter \"{limiter}\", retry_after never."))
-                .hint("Ask for less at once, or raise the limit."),
+            None => error.detail(format!("Limiter \"{limiter}\", retry_after never.")).hint(help),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! House-keeping: removing what has expired. The worker calls this, and `rl_purge`.
 
+use std::ffi::CStr;
+
 use pgrx::pg_sys;
 
 use crate::catalog::{self, Extension};
@@ -26,16 +28,21 @@ pub enum Fold {
     All,
 }
 
-/// Removes at most `batch` rows of counts that have expired, and sums up what durable limiters wrote down, in the current
+/// The tables that it reads or writes.
+const TABLES: [&CStr; 6] =
+    [c"rl_limiters", c"rl_rules", c"rl_counts", c"rl_ledger_0", c"rl_ledger_1", c"rl_leases"];
+
+/// Removes at most `batch` counts and as many leases that have expired, and sums up what durable limiters wrote down, in the current
 /// transaction; says how many rows are gone. Less than a batch says that there are no more.
 pub fn pass(extension: &Extension, batch: usize, fold: Fold) -> Result<usize> {
-    for table in [c"rl_limiters", c"rl_rules", c"rl_counts", c"rl_ledger_0", c"rl_ledger_1"] {
+    for table in TABLES {
         extension.table(table)?;
     }
     let header = shmem::get()?.unwrap_or_else(shmem::private);
     stats::tidy(header, stats::database(), || catalog::ids(extension.schema()));
     // The ledger that is emptied stays locked until the transaction ends: so that comes last.
-    let expired = durable::purge(header, extension.schema(), batch)?;
+    let expired = durable::purge(header, extension.schema(), batch)?
+        + durable::purge_leases(header, extension.schema(), batch)?;
     let folded = match fold {
         Fold::Nothing => 0,
         _ => durable::fold(header, extension.schema(), fold == Fold::All)?,

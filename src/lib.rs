@@ -4,6 +4,7 @@
 
 mod api;
 mod backend;
+mod bans;
 mod catalog;
 mod clock;
 mod compat;
@@ -15,6 +16,7 @@ mod error;
 mod function;
 mod house;
 mod interval;
+mod lists;
 mod saved;
 mod schema;
 mod shmem;
@@ -35,6 +37,7 @@ pub extern "C-unwind" fn _PG_init() {
     config::define();
     shmem::install();
     catalog::install();
+    lists::install();
     transaction::install();
     slots::install();
     stats::install();

@@ -106,6 +106,9 @@ impl Saved {
         let (mut leases, mut homeless) = (0u64, 0u64);
         let install = |entry: Entry<'_>| match entry {
             Entry::State(record) if record.fresh > now => {
+                if let Some((limiter, key)) = record.banned() {
+                    header.lists.mark(header.lists.place(limiter), key);
+                }
                 states += 1;
                 refused += u64::from(table.install(&record, now, |_| true).is_err());
             }

@@ -9,13 +9,14 @@ mod dynamic;
 mod slots;
 mod stats;
 
-pub use slots::{process, STEPS};
+pub use slots::{process, process_of, STEPS};
 pub use stats::{watch, Keys, LIMITERS, SKETCHES};
 
 use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use pgrx::pg_sys;
+use ratelimit_core::lists::Lists;
 use ratelimit_core::table::{Cell, Host, Shape, Table};
 use ratelimit_core::{Micros, Now, Secret};
 use ratelimit_saved::Head;
@@ -44,6 +45,8 @@ pub struct Header {
     pub turns: Turns,
     evictions: Apart<AtomicU64>,
     pub board: Board,
+    /// Which keys are treated otherwise.
+    pub lists: Lists,
 }
 
 /// On a cache line of its own: what is written often must not slow down what is read often.

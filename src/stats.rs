@@ -112,6 +112,20 @@ impl Stats {
         }
     }
 
+    /// The same in shadow mode, where the call passed nevertheless.
+    pub fn shadow_denied(&self, key: Key, text: &[u8], at: Micros) {
+        self.add(Counter::Allowed, 1);
+        self.add(Counter::ShadowDenied, 1);
+        if let Some(tally) = &self.0 {
+            keys::denied(tally, key, text, at);
+        }
+    }
+
+    /// A key was banned.
+    pub fn banned(&self) {
+        self.add(Counter::Bans, 1);
+    }
+
     /// A call passed without being looked at.
     #[inline(always)]
     pub fn passed(&self) {
@@ -224,7 +238,7 @@ pub fn denied_keys(id: &LimiterId) -> Vec<Denied> {
     let mut copy = Box::<ratelimit_core::stats::HeavyHitters>::default();
     let place = header.denied_keys(|keys| {
         let place = keys.totals.find(id, database())?;
-        (*copy).clone_from(keys.sketch(place));
+        (*copy).clone_from(keys.sketch(place).0);
         Some(place)
     });
     let show = |Hitter { seen, .. }: Hitter<'_>| Denied {

@@ -2,6 +2,7 @@
 
 mod acquire;
 mod admin;
+mod bans;
 mod batch;
 mod headers;
 mod policy;

@@ -1,11 +1,13 @@
 //! Concurrency slots, as `sql/slots.sql` declares them.
 
-use pgrx::pg_sys::{self, Datum};
+use pgrx::pg_sys::Datum;
 use ratelimit_core::slots::{Kind, Token};
 use ratelimit_core::Micros;
 
 use super::wait::{deadline, span};
-use crate::datum::{self, Rows, EPOCHS};
+use crate::catalog::{Definition, Mode};
+use crate::datum::{self, Rows};
+use crate::durable;
 use crate::error::{Error, Result};
 use crate::function::{pg_function, Call};
 use crate::shmem;
@@ -57,9 +59,7 @@ pg_function! {
         let store = Store::new(call)?;
         let limiter = store.limiter(limiter)?;
         let slots = store.slots(&limiter, key)?;
-        let lease = slots.try_lease(ttl)?;
-        slots.count(lease.is_some());
-        token(call, lease)
+        lease(call, &store, &limiter, key, || slots.try_lease(ttl))
     }
 }
 
@@ -71,9 +71,11 @@ pg_function! {
         let store = Store::new(call)?;
         let limiter = store.limiter(limiter)?;
         let slots = store.slots(&limiter, key)?;
-        let lease = slots.lease(ttl, deadline(&store, &limiter, timeout))?;
-        slots.count_wait(lease.is_some());
-        token(call, lease)
+        let until = deadline(&store, &limiter, timeout);
+        lease(call, &store, &limiter, key, || match limiter.mode() {
+            Mode::Shadow => slots.try_lease(ttl),
+            _ => slots.lease(ttl, until),
+        })
     }
 }
 
@@ -83,7 +85,7 @@ pg_function! {
         let (token, ttl) = (call.uuid(0, "token")?, call.ttl(1)?);
         let store = Store::new(call)?;
         store.check_shared()?;
-        Ok(Datum::from(slots::renew(store.header(), token, ttl)))
+        Ok(Datum::from(slots::renew(store.header(), call.function(), token, ttl)?))
     }
 }
 
@@ -93,7 +95,7 @@ pg_function! {
         let token = call.uuid(0, "token")?;
         let store = Store::new(call)?;
         store.check_shared()?;
-        Ok(Datum::from(slots::release(store.header(), token)))
+        Ok(Datum::from(slots::release(store.header(), call.function(), token)?))
     }
 }
 
@@ -104,14 +106,10 @@ pg_function! {
         let Some(header) = shmem::get()? else {
             return Ok(Datum::null());
         };
-        // SAFETY: a plain variable, set when the process connected to its database.
-        let database = unsafe { pg_sys::MyDatabaseId }.to_u32();
+        durable::load_known_leases(header, call.function())?;
         let clock = header.clock.now();
-        let time = |steady: i64| match steady {
-            Micros::MAX => Datum::from(INFINITY),
-            _ => Datum::from(clock.wall + (steady - clock.steady) - EPOCHS),
-        };
-        for held in slots::all(header, database) {
+        let time = |steady| datum::time(steady, clock);
+        for held in slots::all(header) {
             let kind = match held.kind {
                 Kind::Transaction => "transaction",
                 Kind::Session => "session",
@@ -131,11 +129,24 @@ pg_function! {
     }
 }
 
-/// `infinity` as a timestamp: for a lease that lasts longer than there is time.
-const INFINITY: i64 = i64::MAX;
-
-/// A token, or null.
-fn token(call: &Call, token: Option<Token>) -> Result<Datum> {
+/// The token of a lease, or null. Where slots have nothing to say, and in shadow where there are none, it frees nothing.
+fn lease(
+    call: &Call,
+    store: &Store,
+    limiter: &Definition,
+    key: &[u8],
+    take: impl FnOnce() -> Result<Option<Token>>,
+) -> Result<Datum> {
+    let token = match store.settled(limiter, key)? {
+        Some(true) => Some(slots::no_lease()?),
+        Some(false) => None,
+        None => take()?,
+    };
+    store.count_answer(limiter, key, token.is_some());
+    let token = match token {
+        None if limiter.mode() == Mode::Shadow => Some(slots::no_lease()?),
+        token => token,
+    };
     Ok(token.map_or_else(|| call.null(), datum::uuid))
 }
 
@@ -144,8 +155,12 @@ fn try_slot(call: &Call, term: Term) -> Result<Datum> {
     let store = Store::new(call)?;
     let limiter = store.limiter(limiter)?;
     let slots = store.slots(&limiter, key)?;
-    let taken = !store.is_enabled() || slots.try_take(term)?;
-    Ok(Datum::from(slots.count(taken)))
+    let taken = match store.settled(&limiter, key)? {
+        Some(answer) => answer,
+        None => slots.try_take(term)?,
+    };
+    store.count_answer(&limiter, key, taken);
+    Ok(Datum::from(taken || limiter.mode() == Mode::Shadow))
 }
 
 fn slot(call: &Call, term: Term) -> Result<Datum> {
@@ -155,8 +170,13 @@ fn slot(call: &Call, term: Term) -> Result<Datum> {
     let limiter = store.limiter(limiter)?;
     let slots = store.slots(&limiter, key)?;
     let until = deadline(&store, &limiter, timeout);
-    let taken = !store.is_enabled() || slots.take(term, until)?;
-    Ok(Datum::from(slots.count_wait(taken)))
+    let taken = match store.settled(&limiter, key)? {
+        Some(answer) => answer,
+        None if limiter.mode() == Mode::Shadow => slots.try_take(term)?,
+        None => slots.take(term, until)?,
+    };
+    store.count_answer(&limiter, key, taken);
+    Ok(Datum::from(taken || limiter.mode() == Mode::Shadow))
 }
 
 impl Call {

@@ -6,6 +6,7 @@ use super::scan::{self, Tables};
 use super::Definition;
 use crate::error::Result;
 use crate::function::pg_function;
+use crate::shmem;
 use crate::trigger::Fired;
 
 pg_function! {
@@ -19,9 +20,39 @@ pg_function! {
         let name = row.column(1).unwrap_or_default();
         let tables = Tables::of(call.function());
         if let Some(row) = scan::limiter(&tables, &name) {
-            Definition::new(&tables, &name, row, &[0; 16])?;
+            let limiter = Definition::new(&tables, &name, row, &[0; 16])?;
+            let mut wrong = None;
+            scan::overrides(&tables, &name, |_, row| {
+                wrong = wrong.take().or(check(&limiter, row.quota, row.burst).err());
+            });
+            wrong.map_or(Ok(()), Err)?;
         }
         Ok(Datum::null())
+    }
+}
+
+pg_function! {
+    /// Trigger on the overrides, after each row: makes the rule that a key gets of its own.
+    fn _rl_check_override(call) {
+        let row = Fired::new(call, "_rl_check_override")?.row();
+        let header = shmem::get()?.unwrap_or_else(shmem::private);
+        let name = row.column(1).unwrap_or_default();
+        // Where the limiter comes with the same command, its rules are written after this, or fit.
+        if let Ok(limiter) = super::limiter(header, &name, call.function()) {
+            let number = |column| row.column(column).and_then(|n| std::str::from_utf8(&n).ok()?.parse().ok());
+            check(&limiter, number(4), number(5))?;
+        }
+        Ok(Datum::null())
+    }
+}
+
+/// A limiter that has no rules yet may get some that fit: then it is looked at again.
+fn check(limiter: &Definition, quota: Option<i64>, burst: Option<i64>) -> Result<()> {
+    match quota {
+        Some(quota) => {
+            limiter.limited(quota.unsigned_abs(), burst.map(i64::unsigned_abs)).map(|_| ())
+        }
+        None => Ok(()),
     }
 }
 

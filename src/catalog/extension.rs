@@ -5,6 +5,7 @@ use std::ffi::CStr;
 use pgrx::pg_sys::{self, Datum, Oid};
 
 use crate::compat;
+use crate::encoding;
 use crate::error::{Error, Result};
 
 /// The row of `pg_extension`, as far as it is used.
@@ -59,6 +60,15 @@ impl Extension {
     /// The schema with its tables.
     pub fn schema(&self) -> Oid {
         self.schema
+    }
+
+    /// The name of the schema, as SQL has to write it.
+    pub fn quoted_schema(&self) -> String {
+        // SAFETY: the extension's schema exists as long as it does; both answer terminated strings.
+        let name = unsafe {
+            CStr::from_ptr(pg_sys::quote_identifier(pg_sys::get_namespace_name(self.schema)))
+        };
+        encoding::decode(name.to_bytes()).into_owned()
     }
 
     /// Who owns it.

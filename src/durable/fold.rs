@@ -55,7 +55,8 @@ pub fn fold(header: &'static Header, schema: Oid, all: bool) -> Result<usize> {
     Ok(0)
 }
 
-fn blocks(schema: Oid, name: Name) -> Result<u32> {
+/// How long the file of a table is.
+pub fn blocks(schema: Oid, name: Name) -> Result<u32> {
     let lock = pg_sys::AccessShareLock;
     Ok(Table::open(schema, name, lock)?.map_or(0, |table| {
         let blocks = table.blocks();
@@ -66,7 +67,7 @@ fn blocks(schema: Oid, name: Name) -> Result<u32> {
 
 /// Whether the tables have no room for rows: whoever writes the first one makes some, before anybody can see the row.
 pub fn is_empty(schema: Oid) -> Result<bool> {
-    for name in [Name::Counts, Name::Ledger(0), Name::Ledger(1)] {
+    for name in [Name::Counts, Name::Ledger(0), Name::Ledger(1), Name::Leases] {
         if blocks(schema, name)? > 0 {
             return Ok(false);
         }
@@ -136,7 +137,7 @@ fn fold_group(counts: &Table, group: &mut Vec<LedgerRow>, rules: &DurableRules) 
     group.sort_by_key(|row| row.at);
     if let Some(first) = group.first() {
         // Of a limiter that was dropped nothing is kept.
-        if let Some(rule) = rules.get(&first.limiter, first.rule) {
+        if let Some(rule) = rules.get(&first.limiter, first.rule, &first.key) {
             add_to_counts(counts, rule, group);
         }
     }
@@ -202,7 +203,8 @@ fn fold_keys(header: &'static Header, schema: Oid) -> Result<usize> {
     for (key, (limiter, rule)) in keys {
         pgrx::check_for_interrupts!();
         if !rules.is_broken(&limiter) && try_lock(key) {
-            removed += fold_key(schema, &key, rules.get(&limiter, rule), Vec::new())?;
+            let rule = rules.get(&limiter, rule, &key).map(|rule| &**rule);
+            removed += fold_key(schema, &key, rule, Vec::new())?;
         }
     }
     Ok(removed)

@@ -9,6 +9,7 @@
 //! is the only one, and it is read anew in each transaction.
 
 mod fold;
+mod leases;
 mod load;
 mod lock;
 mod tables;
@@ -16,8 +17,12 @@ mod turn;
 mod write;
 
 pub use fold::{fold, is_empty, purge};
+pub use leases::{
+    check_standby_lease, load_known_leases, load_leases, purge_leases, write_leases, Written,
+};
 pub use load::load;
-pub use lock::{lock, unlock};
+pub use lock::{lock, lock_token, try_lock_token, unlock, unlock_token};
+pub use tables::Scratch;
 pub use turn::{enter, has_chosen, leave, Turns};
 pub use write::{entries, write};
 

@@ -11,10 +11,8 @@ use ratelimit_core::{Event, Micros};
 
 use super::EPOCHS;
 use crate::catalog::{DefinedRule, Id};
+use crate::datum::LATEST;
 use crate::error::{Error, Result};
-
-/// The last microsecond of PostgreSQL's time, in the year 294276.
-const LATEST: i64 = 9_223_371_331_200_000_000 - 1;
 
 /// A table that is open, with the index on its keys.
 pub struct Table {
@@ -58,6 +56,7 @@ impl Scratch {
 pub enum Name {
     Counts,
     Ledger(usize),
+    Leases,
 }
 
 impl Name {
@@ -66,6 +65,7 @@ impl Name {
             Name::Counts => (c"rl_counts", c"rl_counts_pkey"),
             Name::Ledger(0) => (c"rl_ledger_0", c"rl_ledger_0_key"),
             Name::Ledger(_) => (c"rl_ledger_1", c"rl_ledger_1_key"),
+            Name::Leases => (c"rl_leases", c"rl_leases_pkey"),
         }
     }
 
@@ -73,6 +73,7 @@ impl Name {
         match self {
             Name::Counts => COUNTS,
             Name::Ledger(_) => LEDGER,
+            Name::Leases => LEASES,
         }
     }
 }
@@ -100,6 +101,7 @@ pub struct LedgerRow {
 /// How many columns the tables have.
 const COUNTS: usize = 5;
 const LEDGER: usize = 6;
+pub const LEASES: usize = 7;
 
 impl Table {
     /// Opens a table of the extension in this schema; `None` if it has been dropped in the meantime.
@@ -224,7 +226,7 @@ impl Table {
     }
 
     /// Reads all rows, or those of a key, in the order of the index if `ordered`. The reader may stop by answering false.
-    fn scan<const N: usize>(
+    pub fn scan<const N: usize>(
         &self,
         key: Option<&Id>,
         ordered: bool,
@@ -375,7 +377,8 @@ impl Table {
     }
 }
 
-fn id(datum: Datum) -> Id {
+/// A uuid of a row that is being read.
+pub fn id(datum: Datum) -> Id {
     // SAFETY: the tables declare these columns as uuid, and not null; the tuple is alive while the row is read.
     unsafe { *datum.cast_mut_ptr::<Id>() }
 }

@@ -30,6 +30,8 @@ pub struct Turn {
     writers: [AtomicU32; 2],
     /// Since when this side is written, on the wall; 0 while nobody knows.
     since: AtomicI64,
+    /// Whether shared memory has the leases that the table has.
+    leases: AtomicBool,
 }
 
 /// This process's database.
@@ -53,6 +55,7 @@ impl Turns {
             turn.side.store(0, Ordering::Relaxed);
             turn.writers.iter().for_each(|writers| writers.store(0, Ordering::Relaxed));
             turn.since.store(0, Ordering::Relaxed);
+            turn.leases.store(false, Ordering::Relaxed);
             turn.database.store(0, Ordering::Relaxed);
         }
     }
@@ -124,6 +127,16 @@ impl Turn {
         };
         let _ = self.side.compare_exchange(0, later + 1, Ordering::SeqCst, Ordering::SeqCst);
         Ok(self.side.load(Ordering::SeqCst) as usize - 1)
+    }
+
+    /// Whether shared memory has all leases of this database.
+    pub fn has_leases(&self) -> bool {
+        self.leases.load(Ordering::Acquire)
+    }
+
+    /// Shared memory has them from now on.
+    pub fn set_leases(&self) {
+        self.leases.store(true, Ordering::Release);
     }
 
     /// How many transactions have chosen a ledger and not ended.

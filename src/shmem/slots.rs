@@ -77,6 +77,16 @@ pub fn process() -> u32 {
     u32::try_from(place).unwrap_or(u32::MAX)
 }
 
+/// The number of another process, if it is still there.
+pub fn process_of(pid: i32) -> Option<u32> {
+    // SAFETY: looks up a process; those that are found are in the array.
+    unsafe {
+        let process = pg_sys::BackendPidGetProc(pid);
+        let place = process.offset_from((*pg_sys::ProcGlobal).allProcs);
+        (!process.is_null()).then(|| u32::try_from(place).ok())?
+    }
+}
+
 extern "C-unwind" {
     // Unguarded, as it is called under the lock: raises nothing.
     fn SetLatch(latch: *mut pg_sys::Latch);

@@ -2,7 +2,7 @@
 //! are not counted.
 
 use std::cell::UnsafeCell;
-use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU8, Ordering};
 
 use pgrx::pg_sys;
 use ratelimit_core::stats::{HeavyHitters, Place, Total, Totals, Watch, WATCHED};
@@ -20,7 +20,7 @@ pub const SKETCHES: usize = 64;
 #[repr(C)]
 pub struct Statistics {
     totals: [Total; LIMITERS],
-    watch: [AtomicU64; WATCHED],
+    watch: [AtomicU8; WATCHED],
     sketches: UnsafeCell<[HeavyHitters; SKETCHES]>,
 }
 
@@ -36,14 +36,14 @@ extern "C-unwind" {
 /// The sketches of denied keys, while their lock is held.
 pub struct Keys<'a> {
     sketches: &'a mut [HeavyHitters; SKETCHES],
-    pub watch: Watch<'a>,
+    watch: Watch<'a>,
     pub totals: Totals<'a>,
 }
 
 impl Keys<'_> {
-    /// The sketch with the keys of the limiter at this place.
-    pub fn sketch(&mut self, place: Place) -> &mut HeavyHitters {
-        &mut self.sketches[place as usize % SKETCHES]
+    /// The sketch with the keys of the limiter at this place, and what it has to keep up to date.
+    pub fn sketch(&mut self, place: Place) -> (&mut HeavyHitters, &Watch<'_>) {
+        (&mut self.sketches[place as usize % SKETCHES], &self.watch)
     }
 
     /// All sketches.
@@ -54,7 +54,7 @@ impl Keys<'_> {
     /// Forgets the keys of the limiters at these places.
     pub fn forget(&mut self, goes: impl Fn(Place) -> bool) {
         for sketch in self.sketches.iter_mut() {
-            sketch.remove(&goes, |key| self.watch.remove(key));
+            sketch.remove(&goes, &self.watch);
         }
     }
 }
@@ -68,7 +68,7 @@ pub unsafe fn clear() {
     unsafe { STATISTICS.load(Ordering::Relaxed).write_bytes(0, 1) };
 }
 
-/// Which keys are tracked; `None` where this process has no shared memory yet.
+/// Which keys may be tracked; `None` where this process has no shared memory yet.
 #[inline(always)]
 pub fn watch() -> Option<Watch<'static>> {
     // SAFETY: set once, to memory that stays mapped as long as this process lives; the part is made of atomics.

@@ -5,9 +5,10 @@
 //! after a release is the next.
 
 use pgrx::pg_sys;
-use ratelimit_core::slots::free_number;
+use ratelimit_core::slots::{free_number, Wait, Wanted};
 use ratelimit_core::{Micros, MILLISECOND};
 
+use super::deadlock::Detector;
 use super::hold::{self, Term};
 use super::{lock, Slots};
 use crate::error::Result;
@@ -37,7 +38,7 @@ impl Slots<'_> {
             let start = shmem::process();
             let number = free_number(&self.taken(&locked), capacity.min(NUMBERS), start);
             let Some(number) = number else { return Ok(false) };
-            if locked.len() >= self.header.max_slots() {
+            if locked.iter().filter(|lock| lock.is_slot()).count() >= self.header.max_slots() {
                 break;
             }
             let tag = lock::tag(self.key, number);
@@ -52,10 +53,15 @@ impl Slots<'_> {
     /// Takes one when there is one; no later than `until`.
     pub(super) fn lock(&self, term: Term, until: Option<Micros>) -> Result<bool> {
         let (mut capacity, [mut pause, longest]) = (self.capacity, PAUSES);
-        while !self.try_lock(term, capacity)? {
+        let mut detector = Detector::new(self.now());
+        let mut got = self.try_lock(term, capacity)?;
+        if !got {
+            lock::mark_waiter(self.key);
+        }
+        while !got {
             let now = self.now();
             if until.is_some_and(|until| until <= now) {
-                return Ok(false);
+                break;
             }
             let next = now.saturating_add(pause);
             sleep(&self.header.clock, until.into_iter().chain([next]).min(), Event::Slot);
@@ -63,8 +69,13 @@ impl Slots<'_> {
             // SAFETY: in a transaction. Here it is how others' changes of definitions are heard of.
             unsafe { pg_sys::AcceptInvalidationMessages() };
             capacity = self.current_capacity()?;
+            got = self.try_lock(term, capacity)?;
+            if !got {
+                detector.look(self.now(), waits, || lock::unmark_waiter(self.key))?;
+            }
         }
-        Ok(true)
+        lock::unmark_waiter(self.key);
+        Ok(got)
     }
 
     /// The numbers that are taken, ascending.
@@ -73,5 +84,17 @@ impl Slots<'_> {
             locked.iter().filter_map(|lock| lock.number(self.key, NUMBERS)).collect();
         taken.sort_unstable();
         taken
+    }
+}
+
+/// Who waits for a slot, as far as the marks of waiters show it. They do not say since when.
+fn waits() -> impl Fn(i32) -> Option<Wait> {
+    let locked = lock::all();
+    move |pid| {
+        let mark = locked.iter().find(|lock| lock.pid == pid && !lock.is_slot())?;
+        let holders = locked.iter().filter(|lock| lock.is_awaited(mark, NUMBERS));
+        let mut blockers: Vec<_> = holders.map(|lock| lock.pid).collect();
+        blockers.sort_unstable();
+        Some(Wait { wanted: Wanted::Slot, blockers, since: 0 })
     }
 }

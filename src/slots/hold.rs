@@ -105,7 +105,8 @@ pub fn waited() {
     WAITING.with(|waiting| *waiting = None);
 }
 
-fn leave_queue() {
+/// Leaves the queue, if it is in one.
+pub fn leave_queue() {
     if let Some(header) = WAITING.with(Option::take) {
         header.with_slots(|slots| slots.cancel(shmem::process()));
     }

@@ -1,57 +1,101 @@
 //! Leases: slots for work that outlives a transaction, or that goes through a pooler. A token frees one, or time does.
 //!
-//! Those of memory limiters are in shared memory, and hold whatever becomes of the transaction that took them.
+//! Those of memory limiters are in shared memory, and hold whatever becomes of the transaction that took them. Those of durable
+//! limiters are in a table as well, and follow the transaction: see `changes.rs`.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use pgrx::pg_sys;
-use ratelimit_core::slots::{lease_token, Terms, Token};
+use pgrx::pg_sys::{self, Oid};
+use ratelimit_core::slots::{lease_token, Lease, Terms, Token};
 use ratelimit_core::Micros;
 
-use super::Slots;
+use super::{changes, database, Slots};
 use crate::backend::BackendCell;
-use crate::config;
+use crate::catalog::{self, Stake};
+use crate::durable;
 use crate::error::{Error, Result};
 use crate::shmem::Header;
 
 impl Slots<'_> {
     /// Takes a slot for so long, if that needs no waiting.
     pub fn try_lease(&self, ttl: Micros) -> Result<Option<Token>> {
-        let random = random()?;
-        if !config::enabled() {
-            return Ok(Some(lease_token(random, u32::MAX)));
-        }
-        if !self.is_shared() {
-            return Err(Error::not_preloaded());
-        }
-        let number = self.try_claim(Terms::Lease { random, ttl })?;
-        Ok(number.map(|number| lease_token(random, number)))
+        self.take_lease(ttl, |terms| self.try_claim(terms))
     }
 
     /// The same when it is this session's turn; no later than `until`.
     pub fn lease(&self, ttl: Micros, until: Option<Micros>) -> Result<Option<Token>> {
+        self.take_lease(ttl, |terms| self.wait(terms, until))
+    }
+
+    fn take_lease(
+        &self,
+        ttl: Micros,
+        take: impl FnOnce(Terms) -> Result<Option<u32>>,
+    ) -> Result<Option<Token>> {
         let random = random()?;
-        if !config::enabled() {
-            return Ok(Some(lease_token(random, u32::MAX)));
-        }
         if !self.is_shared() {
             return Err(Error::not_preloaded());
         }
-        let number = self.wait(Terms::Lease { random, ttl }, until)?;
-        Ok(number.map(|number| lease_token(random, number)))
+        let durable = self.limiter.stake() == Stake::Durable;
+        let schema = durable.then(|| catalog::schema_of(self.function));
+        if durable {
+            changes::reserve();
+        }
+        let Some(number) = take(Terms::Lease { random, ttl, durable })? else { return Ok(None) };
+        let token = lease_token(random, number);
+        if let Some(schema) = schema {
+            let digest = self.limiter.slot_digest(self.text);
+            if !changes::take(self.header, schema, token, digest) {
+                return Err(self.ceiling());
+            }
+        }
+        Ok(Some(token))
     }
 }
 
+/// A token that frees nothing, for who needs no slot.
+pub fn no_lease() -> Result<Token> {
+    Ok(lease_token(random()?, u32::MAX))
+}
+
 /// Lets a lease end so long from now; says whether there was one.
-pub fn renew(header: &'static Header, token: Token, ttl: Micros) -> bool {
-    let now = header.clock.now().steady;
-    header.with_slots(|slots| slots.renew(token, now, now.saturating_add(ttl)))
+pub fn renew(header: &'static Header, function: Oid, token: Token, ttl: Micros) -> Result<bool> {
+    match find(header, function, token)? {
+        None => Ok(false),
+        Some(lease) if lease.durable => changes::renew(header, function, token, ttl),
+        Some(_) => {
+            let now = header.clock.now().steady;
+            let expires = now.saturating_add(ttl);
+            Ok(header.with_slots(|slots| slots.renew(token, database(), now, expires)))
+        }
+    }
 }
 
 /// Ends a lease; says whether there was one.
-pub fn release(header: &'static Header, token: Token) -> bool {
-    let now = header.clock.now().steady;
-    header.with_slots(|slots| slots.release_lease(token, now))
+pub fn release(header: &'static Header, function: Oid, token: Token) -> Result<bool> {
+    match find(header, function, token)? {
+        None => Ok(false),
+        Some(lease) if lease.durable => changes::release(header, function, token),
+        Some(_) => {
+            let now = header.clock.now().steady;
+            Ok(header.with_slots(|slots| slots.release_lease(token, database(), now)))
+        }
+    }
+}
+
+/// The lease with this token, of this database.
+fn find(header: &'static Header, function: Oid, token: Token) -> Result<Option<Lease>> {
+    let look = || {
+        let now = header.clock.now().steady;
+        header.with_slots(|slots| slots.lease(token, database(), now))
+    };
+    let found = look();
+    if found.is_some() {
+        return Ok(found);
+    }
+    durable::check_standby_lease(header, function, &token)?;
+    durable::load_known_leases(header, function)?;
+    Ok(look())
 }
 
 /// So many tokens are drawn at once: asking the kernel takes longer than all else.

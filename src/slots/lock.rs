@@ -7,16 +7,24 @@ use crate::compat;
 
 /// Tells slots from advisory locks of applications, whose last field is 1 or 2, and from our own locks on keys.
 const SLOTS: u16 = 0x524d;
+/// The mark of a session that waits for a slot of a key, where no memory is shared.
+const WAITERS: u16 = 0x524f;
+/// One process at a time looks for deadlocks.
+const DETECTOR: u16 = 0x5250;
 
 /// The lock of one slot of a key, which no other slot has at the same time.
 pub fn tag(key: Key, number: u32) -> LOCKTAG {
-    let hash = key[0].wrapping_add(number.into());
+    // SAFETY: a plain variable, set when the process connected to its database.
+    let database = unsafe { pg_sys::MyDatabaseId }.to_u32();
+    advisory(SLOTS, database, key[0].wrapping_add(number.into()))
+}
+
+fn advisory(class: u16, database: u32, hash: u64) -> LOCKTAG {
     LOCKTAG {
-        // SAFETY: a plain variable, set when the process connected to its database.
-        locktag_field1: unsafe { pg_sys::MyDatabaseId }.to_u32(),
+        locktag_field1: database,
         locktag_field2: (hash >> 32) as u32,
         locktag_field3: hash as u32,
-        locktag_field4: SLOTS,
+        locktag_field4: class,
         locktag_type: pg_sys::LockTagType::LOCKTAG_ADVISORY as u8,
         locktag_lockmethodid: pg_sys::USER_LOCKMETHOD as u8,
     }
@@ -49,39 +57,93 @@ pub fn is_held(tag: &LOCKTAG) -> bool {
     compat::is_locked_here(tag, MODE)
 }
 
-/// A slot's lock that a process has.
-pub struct Locked {
-    database: u32,
-    hash: u64,
+/// Runs `f` unless another process does so at the moment. It must not wait for others.
+pub fn alone<R>(f: impl FnOnce() -> R) -> Option<R> {
+    let tag = advisory(DETECTOR, 0, 0);
+    if !acquire(&tag, false) {
+        return None;
+    }
+    let answer = f();
+    release(&tag, false);
+    Some(answer)
 }
 
-impl Locked {
-    /// Which of a key's slots it is, if it is one of this key. Only locks with numbers below `most` are made.
-    pub fn number(&self, key: Key, most: u32) -> Option<u32> {
-        // SAFETY: a plain variable, set when the process connected to its database.
-        let here = self.database == unsafe { pg_sys::MyDatabaseId }.to_u32();
-        let distance = u32::try_from(self.hash.wrapping_sub(key[0])).ok()?;
-        Some(distance).filter(|number| here && *number < most)
+/// Many sessions may wait for one key.
+const SHARED: i32 = pg_sys::ShareLock as i32;
+
+fn mark(key: Key) -> LOCKTAG {
+    LOCKTAG { locktag_field4: WAITERS, ..tag(key, 0) }
+}
+
+/// Lets all see that this session waits for a slot of the key, if the lock table has room for that; until the transaction ends, or
+/// [`unmark_waiter`].
+pub fn mark_waiter(key: Key) {
+    compat::try_lock_without_error(&mark(key), SHARED, false);
+}
+
+/// It does not wait any more.
+pub fn unmark_waiter(key: Key) {
+    let mark = mark(key);
+    if compat::is_locked_here(&mark, SHARED) {
+        // SAFETY: this session has it.
+        unsafe { pg_sys::LockRelease(&mark, SHARED, false) };
     }
 }
 
-/// All slots' locks of the server at one moment. It takes longer the more locks there are, of whatever kind.
+/// A lock of these that a process has.
+pub struct Locked {
+    class: u16,
+    database: u32,
+    hash: u64,
+    pub pid: i32,
+}
+
+impl Locked {
+    pub fn is_slot(&self) -> bool {
+        self.class == SLOTS
+    }
+
+    /// Which of a key's slots it is, if it is one of this key. Only locks with numbers below `most` are made.
+    pub fn number(&self, key: Key, most: u32) -> Option<u32> {
+        self.distance(&mark(key), most)
+    }
+
+    /// Whether it is a slot for which that session waits.
+    pub fn is_awaited(&self, waiter: &Locked, most: u32) -> bool {
+        let mark = advisory(WAITERS, waiter.database, waiter.hash);
+        waiter.class == WAITERS && self.distance(&mark, most).is_some()
+    }
+
+    fn distance(&self, mark: &LOCKTAG, most: u32) -> Option<u32> {
+        let distance = u32::try_from(self.hash.wrapping_sub(hash(mark))).ok()?;
+        let theirs = self.is_slot() && self.database == mark.locktag_field1;
+        Some(distance).filter(|distance| theirs && *distance < most)
+    }
+}
+
+fn hash(tag: &LOCKTAG) -> u64 {
+    u64::from(tag.locktag_field2) << 32 | u64::from(tag.locktag_field3)
+}
+
+/// All of these locks in the server at one moment. It takes longer the more locks there are, of whatever kind.
 pub fn all() -> Vec<Locked> {
     // SAFETY: the lock manager copies its table into memory of ours, and says how much that is.
     unsafe {
         let data = pg_sys::GetLockStatusData();
         let count = usize::try_from((*data).nelements).unwrap_or(0);
         let locks = std::slice::from_raw_parts((*data).locks, count);
-        let slots = locks.iter().filter(|lock| {
+        let ours = locks.iter().filter(|lock| {
             let advisory = pg_sys::LockTagType::LOCKTAG_ADVISORY as u8;
             let tag = &lock.locktag;
-            tag.locktag_type == advisory && tag.locktag_field4 == SLOTS && lock.holdMask != 0
+            let class = [SLOTS, WAITERS].contains(&tag.locktag_field4);
+            tag.locktag_type == advisory && class && lock.holdMask != 0
         });
-        let locked = slots
+        let locked = ours
             .map(|lock| Locked {
+                class: lock.locktag.locktag_field4,
                 database: lock.locktag.locktag_field1,
-                hash: u64::from(lock.locktag.locktag_field2) << 32
-                    | u64::from(lock.locktag.locktag_field3),
+                hash: hash(&lock.locktag),
+                pid: lock.pid,
             })
             .collect();
         // Who waits comes here again and again.

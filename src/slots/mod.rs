@@ -7,14 +7,16 @@
 //! Where no memory is shared (before PostgreSQL 17, without preload) the locks decide: see `bare.rs`.
 
 mod bare;
+mod changes;
+mod deadlock;
 mod hold;
 mod lease;
 mod lock;
 mod view;
 mod wait;
 
-pub use hold::{install, Term};
-pub use lease::{release, renew};
+pub use hold::Term;
+pub use lease::{no_lease, release, renew};
 pub use view::all;
 
 use pgrx::pg_sys;
@@ -26,6 +28,18 @@ use crate::catalog::Definition;
 use crate::encoding;
 use crate::error::{Error, Result};
 use crate::shmem::{self, Header};
+
+/// Registers for what PostgreSQL has to tell; the postmaster's children inherit it.
+pub fn install() {
+    hold::install();
+    changes::install();
+}
+
+/// The database of this process.
+pub fn database() -> u32 {
+    // SAFETY: a plain variable, set when the process connected to its database.
+    unsafe { pg_sys::MyDatabaseId }.to_u32()
+}
 
 /// Whose slots: a limiter and a key.
 #[derive(Clone, Copy)]
@@ -50,7 +64,7 @@ impl<'a> Slots<'a> {
         let capacity = limiter.max_concurrent()?;
         // What is derived from a process's own secret is no name among processes.
         let shared = shmem::is_shared(header);
-        let key = if shared { limiter.key(text) } else { limiter.durable_key(text) };
+        let key = if shared { limiter.slot_key(text) } else { limiter.durable_key(text) };
         Some(Slots { header, function, limiter, text, key, capacity })
     }
 
@@ -61,25 +75,6 @@ impl<'a> Slots<'a> {
     /// How many there are, whoever has them.
     pub fn capacity(&self) -> u32 {
         self.capacity
-    }
-
-    /// Counts what was decided on a call for a slot alone, and says it.
-    pub fn count(&self, taken: bool) -> bool {
-        if taken {
-            self.limiter.stats().allowed(self.key);
-        } else {
-            let at = self.header.clock.read().wall;
-            self.limiter.stats().denied(self.key, self.text, at);
-        }
-        taken
-    }
-
-    /// The same where the call was ready to wait.
-    pub fn count_wait(&self, taken: bool) -> bool {
-        if !taken {
-            self.limiter.stats().timed_out();
-        }
-        self.count(taken)
     }
 
     /// How many could be taken now.
@@ -166,10 +161,9 @@ impl<'a> Slots<'a> {
             process: shmem::process(),
             // SAFETY: a plain variable.
             pid: unsafe { pg_sys::MyProcPid },
-            // SAFETY: a plain variable, set when the process connected to its database.
-            database: unsafe { pg_sys::MyDatabaseId }.to_u32(),
+            database: database(),
             limiter: self.limiter.id(),
-            text: encoding::cut(self.text, MAX_TEXT),
+            text: encoding::clip(self.text, MAX_TEXT),
         }
     }
 }

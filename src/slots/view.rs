@@ -18,8 +18,9 @@ pub struct Shown {
     pub expires: Option<Micros>,
 }
 
-/// All slots of a database, as they are now.
-pub fn all(header: &'static Header, database: u32) -> Vec<Shown> {
+/// All slots of this database, as they are now.
+pub fn all(header: &'static Header) -> Vec<Shown> {
+    let database = super::database();
     let now = header.clock.now().steady;
     // Under the lock there is nothing to allocate.
     let mut shown = Vec::with_capacity(header.max_slots());

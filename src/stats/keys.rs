@@ -82,7 +82,7 @@ impl Keys {
                 self.clear();
             }
         }
-        let cut = encoding::cut(text, MAX_TEXT);
+        let cut = encoding::clip(text, MAX_TEXT);
         let mut text = [0; MAX_TEXT];
         text[..cut.len()].copy_from_slice(cut);
         let tally = tally.clone();
@@ -116,20 +116,16 @@ impl Keys {
             }) {
                 continue;
             }
-            let gone = keys.sketch(place).add(&Sighting {
+            let seen = Sighting {
                 key: sighted.key,
                 owner: place,
                 text: &sighted.text[..sighted.length],
                 denied: sighted.denied,
                 allowed: sighted.allowed,
                 last: sighted.last,
-            });
-            if let Some(gone) = gone {
-                keys.watch.remove(gone);
-            }
-            if sighted.denied > 0 {
-                keys.watch.add(sighted.key);
-            }
+            };
+            let (sketch, watch) = keys.sketch(place);
+            sketch.add(&seen, watch);
         }
     }
 
@@ -145,7 +141,7 @@ pub fn allowed(tally: &Rc<Tally>, key: Key) {
     KEYS.with(|keys| {
         let recent = keys.recent(key);
         recent.allowed = recent.allowed.saturating_add(1);
-        if recent.number == 0 && shmem::watch().is_some_and(|watch| watch.has(key)) {
+        if recent.number == 0 && shmem::watch().is_some_and(|watch| watch.may_have(key)) {
             sight(keys, tally, key);
         }
     });

@@ -52,8 +52,7 @@ pub fn install_key(header: &Header, key: &SavedKey<'_>) {
     header.denied_keys(|keys| {
         let Some(owner) = keys.totals.find(&key.limiter, key.database) else { return };
         let seen = Sighting { owner, ..key.hitter.seen };
-        if keys.sketch(owner).restore(&Hitter { seen, ..key.hitter }) {
-            keys.watch.add(seen.key);
-        }
+        let (sketch, watch) = keys.sketch(owner);
+        sketch.restore(&Hitter { seen, ..key.hitter }, watch);
     });
 }

@@ -2,22 +2,31 @@
 
 use ratelimit_core::{Decision, Operation, Reason};
 
-use super::{Asked, Store};
-use crate::catalog::Definition;
-use crate::config;
+use super::{Asked, Store, Verdict};
+use crate::catalog::{Definition, Stake};
+use crate::durable;
 use crate::error::{Error, Result};
+use crate::shmem;
 use crate::slots::{Slots, Term};
 
 impl Store {
     /// The slots of a limiter for a key.
     pub fn slots<'a>(&self, limiter: &'a Definition, key: &'a [u8]) -> Result<Slots<'a>> {
-        Slots::of(self.header, self.function, limiter, key)
-            .ok_or_else(|| Error::no_slots(&limiter.name))
+        let slots = Slots::of(self.header, self.function, limiter, key)
+            .ok_or_else(|| Error::no_slots(&limiter.name))?;
+        if limiter.stake() == Stake::Durable && shmem::is_shared(self.header) {
+            durable::load_leases(self.header, self.function)?;
+        }
+        Ok(slots)
     }
 
-    /// Whether calls take slots at all.
-    pub fn is_enabled(&self) -> bool {
-        config::enabled()
+    /// The answer to who asks for a slot, where slots have nothing to say.
+    pub fn settled(&self, limiter: &Definition, key: &[u8]) -> Result<Option<bool>> {
+        Ok(match self.verdict(limiter, key)? {
+            Verdict::Limited(_) => None,
+            Verdict::Passes => Some(true),
+            Verdict::ShutOut(..) => Some(false),
+        })
     }
 
     /// Takes all slots that go with what is asked, then does `take`: if that says no, and where a slot is missing, there is none

@@ -4,17 +4,19 @@ use std::sync::OnceLock;
 
 use anyhow::{anyhow, Context, Result};
 use postgres::Client;
-use testbed::{Builder, Server, Tree};
+use testbed::{Builder, Cluster, Server, Tree};
 
 /// Gives each test a database of its own in a server for all, or a server of its own.
 pub struct Bed {
     tree: Tree,
     shared: OnceLock<Result<Server, String>>,
+    /// What every server begins with.
+    cluster: Cluster,
 }
 
 impl Bed {
-    pub fn new(tree: Tree) -> Self {
-        Self { tree, shared: OnceLock::new() }
+    pub fn new(tree: Tree) -> Result<Self> {
+        Ok(Self { cluster: Cluster::new(&tree)?, tree, shared: OnceLock::new() })
     }
 
     pub fn tree(&self) -> &Tree {
@@ -23,7 +25,7 @@ impl Bed {
 
     /// A server for one test alone, such as one that stops the server or needs other settings.
     pub fn private(&self) -> Builder {
-        Server::builder(&self.tree)
+        Server::builder(&self.tree).copy_of(&self.cluster)
     }
 
     /// The server that tests share.

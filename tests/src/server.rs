@@ -60,7 +60,7 @@ fn report(error: anyhow::Error) -> String {
 
 fn main() -> Result<ExitCode> {
     let arguments = Arguments::from_args();
-    let bed = Arc::new(Bed::new(testbed::Tree::from_env()?));
+    let bed = Arc::new(Bed::new(testbed::Tree::from_env()?)?);
     let conclusion = libtest_mimic::run(&arguments, trials(&bed)?);
     // This was the last user of the shared server, which ends here.
     drop(bed);

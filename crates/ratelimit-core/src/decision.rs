@@ -11,6 +11,10 @@ pub enum Reason {
     Never,
     /// All slots of the key are taken. Nobody knows for how long.
     Concurrency,
+    /// The key is banned.
+    Ban,
+    /// The key is on the list of those that are always refused.
+    DenyList,
 }
 
 impl Reason {
@@ -20,6 +24,8 @@ impl Reason {
             Reason::Rate => "rate",
             Reason::Never => "never",
             Reason::Concurrency => "concurrency",
+            Reason::Ban => "ban",
+            Reason::DenyList => "deny_list",
         }
     }
 }
@@ -81,6 +87,19 @@ impl Decision {
             retry_after: Some(0),
             reset_after: 0,
             reason: None,
+            binding: 0,
+        }
+    }
+
+    /// The answer for a key that is shut out for so long, or for ever, whatever it has used.
+    pub fn shut_out(reason: Reason, quota: u64, wait: Option<Micros>) -> Self {
+        Decision {
+            allowed: false,
+            quota,
+            remaining: 0,
+            retry_after: wait,
+            reset_after: wait.unwrap_or(Micros::MAX),
+            reason: Some(reason),
             binding: 0,
         }
     }

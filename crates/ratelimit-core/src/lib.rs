@@ -2,7 +2,8 @@
 //!
 //! A [`Rule`] says what is allowed; a [`State`] holds what one key has used of it; the host brings the time as [`Now`].
 //! [`decide`] puts them together for one or several rules, all or nothing. The [`table`] keeps the states of many keys in
-//! one slice that many processes share. [`slots`] say how many may do something at the same time, and [`stats`] what came of it all.
+//! one slice that many processes share; [`lists`] say which keys are to be treated otherwise. [`slots`] say how many may do something at
+//! the same time, and [`stats`] what came of it all.
 //!
 //! ```
 //! use ratelimit_core::{decide, parse_rates, Algorithm, Limit, MemoryState, Now, Operation};
@@ -43,6 +44,7 @@ mod decide;
 mod decision;
 mod fixed_window;
 mod key;
+pub mod lists;
 mod meter;
 mod period;
 mod rate;

@@ -99,6 +99,7 @@ pub fn read<R: Read>(input: R, system: u64, mut show: impl FnMut(Entry<'_>)) -> 
 fn lease(file: &mut impl Read) -> Result<Lease, Flaw> {
     let [length] = take(file)?;
     let mut lease = Lease {
+        durable: false,
         database: u32::from_le_bytes(take(file)?),
         limiter: take(file)?,
         key: [number(file)?, number(file)?],

@@ -80,7 +80,8 @@ fn any_lease() -> impl Strategy<Value = Owned> {
     (ids, any::<[i64; 2]>(), text).prop_map(
         |((key, database, [limiter, token]), [since, expires], text)| {
             let text = Text::new(&text);
-            let lease = Lease { token, key, database, limiter, since, expires, text };
+            let durable = false;
+            let lease = Lease { token, key, durable, database, limiter, since, expires, text };
             (Entry::Lease(lease), Vec::new(), Vec::new())
         },
     )
@@ -121,6 +122,7 @@ fn some_records() -> Vec<Owned> {
     let lease = |n: u8| Lease {
         token: [n; 16],
         key: [0, n.into()],
+        durable: false,
         database: 5,
         limiter: [!n; 16],
         since: 1,

@@ -59,7 +59,7 @@ impl<W: Write> Writer<W> {
     }
 
     fn add_lease(&mut self, lease: &Lease) -> io::Result<()> {
-        let Lease { token, key, database, limiter, since, expires, text } = lease;
+        let Lease { token, key, durable: _, database, limiter, since, expires, text } = lease;
         let text = text.as_bytes();
         self.put(&[LEASE, u8::try_from(text.len()).map_err(io::Error::other)?])?;
         self.put(&database.to_le_bytes())?;

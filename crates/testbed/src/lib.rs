@@ -13,10 +13,12 @@
 //! when the [`Server`] is dropped, and also when the process that started it dies.
 
 mod account;
+mod cluster;
 mod scratch;
 mod server;
 mod tree;
 
+pub use cluster::Cluster;
 /// The client library whose types are part of this interface.
 pub use postgres;
 pub use server::{Builder, Server, Stop};

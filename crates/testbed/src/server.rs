@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 use postgres::{Client, Config, NoTls};
 
 use crate::account;
+use crate::cluster::{self, Cluster};
 use crate::scratch::Scratch;
 use crate::Tree;
 
@@ -52,9 +53,22 @@ pub struct Builder {
     settings: Vec<(String, String)>,
     preload: bool,
     database: String,
+    copies: Option<PathBuf>,
 }
 
 impl Builder {
+    /// Begins with a copy of this cluster, which must outlive the start, and not with one of its own.
+    pub fn copy_of(mut self, cluster: &Cluster) -> Self {
+        self.copies = Some(cluster.path());
+        self
+    }
+
+    /// Begins with a cluster of its own after all, which has another system identifier.
+    pub fn cluster_of_its_own(mut self) -> Self {
+        self.copies = None;
+        self
+    }
+
     /// Sets a parameter in `postgresql.conf`.
     pub fn setting(mut self, name: &str, value: &str) -> Self {
         self.settings.push((name.to_owned(), value.to_owned()));
@@ -81,12 +95,10 @@ impl Builder {
             database: self.database,
             process: None,
         };
-        account::run(
-            account::command(server.tree.program("initdb"))?
-                .args(["--no-locale", "-E", "UTF8", "-A", "trust", "-U", "postgres", "--no-sync"])
-                .arg("-D")
-                .arg(server.pgdata()),
-        )?;
+        match &self.copies {
+            Some(cluster) => Cluster::copy(cluster, &server.pgdata())?,
+            None => cluster::make(&server.tree, &server.pgdata())?,
+        }
 
         let host = server.host();
         let preload = if self.preload { "ratelimit" } else { "" };
@@ -128,6 +140,7 @@ impl Server {
             settings: Vec::new(),
             preload: true,
             database: "postgres".to_owned(),
+            copies: None,
         }
     }
 

@@ -12,12 +12,16 @@ SELECT substr(:'one', 15, 1) AS version;
 -- Nobody's process: it has a token and an end.
 SELECT pid, token IN (:'one', :'two') AS known, expires_at - since = '1 hour' AS hour FROM rl_slots WHERE limiter = 'upload';
 
+-- Only in memory:
 -- It holds whatever becomes of the transaction, and so does its end.
 BEGIN;
 SELECT rl_release_lease(:'one');
 SELECT rl_try_lease('upload', 'a', '1 hour') AS three \gset
 ROLLBACK;
 SELECT rl_release_lease(:'one'), rl_release_lease(:'three'), rl_release_lease(:'three');
+SELECT rl_try_lease('upload', 'a', '1 hour') AS one \gset
+-- In any storage:
+SELECT rl_release_lease(:'one');
 SELECT * FROM held;
 
 -- Only its token frees it.
@@ -52,6 +56,7 @@ SELECT rl_slot('upload', 'b');
 SELECT rl_release_lease(:'next'), rl_release_lease(:'other');
 SELECT * FROM held;
 
+-- Only in memory:
 -- A dropped limiter's leases go on to their end, or their release.
 SELECT rl_try_lease('upload', 'c', '1 hour') AS dropped \gset
 BEGIN;
@@ -60,6 +65,7 @@ SELECT limiter, key, kind FROM rl_slots WHERE token = :'dropped';
 SELECT rl_renew_lease(:'dropped', '1 hour'), rl_release_lease(:'dropped');
 ROLLBACK;
 
+-- In any storage:
 -- Longer than there is time: for ever.
 SELECT rl_try_lease('upload', 'd', '1000000 years') AS ages, rl_try_lease('upload', 'd', '250000 years') AS long \gset
 SELECT expires_at FROM rl_slots WHERE token = :'ages';

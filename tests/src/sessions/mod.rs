@@ -6,10 +6,12 @@ mod contention;
 mod copies;
 mod crash;
 mod crowd;
+mod deadlocks;
 mod definitions;
 mod documents;
 mod dump;
 mod durability;
+mod durable_leases;
 mod encodings;
 mod flood;
 mod folding;
@@ -17,10 +19,12 @@ mod histories;
 mod kinds;
 mod leases;
 mod lifecycle;
+mod lists;
 mod monitoring;
 mod oracle;
 mod parallel;
 mod purging;
+mod queue;
 mod random;
 mod read_only;
 mod resets;
@@ -29,6 +33,10 @@ mod ruin;
 mod saved;
 mod savepoints;
 mod settings;
+mod slots_ceiling;
+mod slots_crowd;
+mod slots_interrupted;
+mod slots_queue;
 mod standby;
 mod statistics;
 mod transactions;
@@ -54,15 +62,18 @@ pub fn tests() -> Vec<FileTest> {
         contention::TESTS,
         copies::TESTS,
         crash::TESTS,
+        deadlocks::TESTS,
         definitions::TESTS,
         dump::TESTS,
         durability::TESTS,
+        durable_leases::TESTS,
         encodings::TESTS,
         flood::TESTS,
         folding::TESTS,
         histories::TESTS,
         leases::TESTS,
         lifecycle::TESTS,
+        lists::TESTS,
         monitoring::TESTS,
         parallel::TESTS,
         purging::TESTS,
@@ -71,6 +82,10 @@ pub fn tests() -> Vec<FileTest> {
         ruin::TESTS,
         saved::TESTS,
         settings::TESTS,
+        slots_ceiling::TESTS,
+        slots_crowd::TESTS,
+        slots_interrupted::TESTS,
+        slots_queue::TESTS,
         standby::TESTS,
         statistics::TESTS,
         transactions::TESTS,
@@ -88,6 +103,8 @@ pub fn tests() -> Vec<FileTest> {
         documents::tests(),
         rollback::tests(),
         savepoints::tests(),
+        slots_interrupted::tests(),
+        slots_queue::tests(),
         transactions::tests(),
         waiting::interruptions(),
         waiting::tests(),

@@ -71,7 +71,7 @@ fn queries_run(bed: &Bed) -> Result<()> {
     admin.batch_execute(
         "SELECT rl_try_acquire('api', 'key'), rl_try_acquire('api', 'key');
          SELECT rl_create_limiter('slots', max_concurrent => 1);
-         SELECT rl_try_lease('slots', 'key', '1 hour');
+         SELECT rl_try_lease('slots', 'key', '1 hour'), rl_ban('api', 'key', '1 hour');
          CREATE ROLE monitoring_reader LOGIN IN ROLE pg_monitor",
     )?;
     let mut reader = database.connect_as("monitoring_reader")?;

@@ -251,7 +251,8 @@ fn a_file_that_is_no_good(bed: &Bed) -> Result<()> {
 }
 
 fn the_file_of_another_cluster(bed: &Bed) -> Result<()> {
-    let (mut one, mut other) = (start(bed)?, start(bed)?);
+    let (mut one, mut other) = (start(bed)?, bed.private().cluster_of_its_own().start()?);
+    Database::new(&other, "saved")?;
     session(&one)?.batch_execute(USE)?;
     one.stop(Stop::Fast)?;
     other.stop(Stop::Fast)?;

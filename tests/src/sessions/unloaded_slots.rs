@@ -248,8 +248,11 @@ fn never_too_many(bed: &Bed) -> Result<()> {
             let mut taken = 0;
             while Instant::now() < end {
                 session.batch_execute("BEGIN")?;
-                let wait =
-                    if n % 2 == 0 { TRY } else { "SELECT rl_slot('export', 'key', '10 ms')" };
+                let wait = if n.is_multiple_of(2) {
+                    TRY
+                } else {
+                    "SELECT rl_slot('export', 'key', '10 ms')"
+                };
                 if says(&mut session, wait)? {
                     let held = holders.fetch_add(1, SeqCst) + 1;
                     taken += 1;

@@ -33,17 +33,9 @@ pub enum Terms {
         random: Token,
         /// How long it lasts.
         ttl: Micros,
+        /// The host remembers it by itself, and it is the host's to put it back after a restart.
+        durable: bool,
     },
-}
-
-impl Terms {
-    fn kind(self) -> Kind {
-        match self {
-            Terms::Transaction => Kind::Transaction,
-            Terms::Session => Kind::Session,
-            Terms::Lease { .. } => Kind::Lease,
-        }
-    }
 }
 
 /// Who wants a slot, and for what.
@@ -88,6 +80,8 @@ pub struct Holding<'h> {
     pub since: Micros,
     /// What frees a lease.
     pub token: Option<Token>,
+    /// A lease that the host remembers by itself.
+    pub durable: bool,
     /// When a lease ends. Not known while it is pending: its time begins when its owner hears of it.
     pub expires: Option<Micros>,
 }
@@ -95,9 +89,9 @@ pub struct Holding<'h> {
 impl Holding<'_> {
     /// A lease whose time has begun.
     pub fn lease(&self) -> Option<Lease> {
-        let Holding { key, database, limiter, since, .. } = *self;
+        let Holding { key, durable, database, limiter, since, .. } = *self;
         let (token, expires) = self.token.zip(self.expires)?;
-        Some(Lease { token, key, database, limiter, since, expires, text: *self.text })
+        Some(Lease { token, key, durable, database, limiter, since, expires, text: *self.text })
     }
 }
 
@@ -105,6 +99,7 @@ const FREE: u8 = 0;
 const TRANSACTION: u8 = 1;
 const SESSION: u8 = 2;
 const LEASE: u8 = 3;
+const DURABLE_LEASE: u8 = 4;
 
 /// What a [`Holder`] and a [`Waiter`](super::Waiter) have in common.
 #[repr(C)]
@@ -115,9 +110,9 @@ pub(super) struct Details {
     pub(super) since: Micros,
     /// Of a lease that is not pending.
     pub(super) expires: Micros,
-    pid: i32,
+    pub(super) pid: i32,
     pub(super) process: u32,
-    database: u32,
+    pub(super) database: u32,
     kind: u8,
     pending: u8,
     text: Text,
@@ -143,10 +138,11 @@ impl Default for Details {
 impl Details {
     /// Writes no more of the text than there is: most are short.
     pub(super) fn fill(&mut self, claim: &Claim<'_>, now: Micros) {
-        self.kind = match claim.terms.kind() {
-            Kind::Transaction => TRANSACTION,
-            Kind::Session => SESSION,
-            Kind::Lease => LEASE,
+        self.kind = match claim.terms {
+            Terms::Transaction => TRANSACTION,
+            Terms::Session => SESSION,
+            Terms::Lease { durable: false, .. } => LEASE,
+            Terms::Lease { durable: true, .. } => DURABLE_LEASE,
         };
         if let Terms::Lease { random, .. } = claim.terms {
             self.token = random;
@@ -162,8 +158,8 @@ impl Details {
 
     /// Fills in a lease of which nobody knows any more who took it.
     pub(super) fn fill_again(&mut self, lease: &Lease) {
-        let Lease { token, database, limiter, since, .. } = *lease;
-        let (terms, text) = (Terms::Lease { random: token, ttl: 0 }, lease.text.as_bytes());
+        let Lease { token: random, durable, database, limiter, since, .. } = *lease;
+        let (terms, text) = (Terms::Lease { random, ttl: 0, durable }, lease.text.as_bytes());
         self.fill(&Claim { terms, process: 0, pid: 0, database, limiter, text }, since);
     }
 
@@ -171,13 +167,13 @@ impl Details {
         match self.kind {
             TRANSACTION => Some(Kind::Transaction),
             SESSION => Some(Kind::Session),
-            LEASE => Some(Kind::Lease),
+            LEASE | DURABLE_LEASE => Some(Kind::Lease),
             _ => None,
         }
     }
 
     pub(super) fn is_lease(&self) -> bool {
-        self.kind == LEASE
+        matches!(self.kind, LEASE | DURABLE_LEASE)
     }
 }
 
@@ -233,6 +229,7 @@ impl Holder {
             text: &details.text,
             since: details.since,
             token: running.then_some(details.token),
+            durable: details.kind == DURABLE_LEASE,
             expires: running.then_some(details.expires),
         })
     }

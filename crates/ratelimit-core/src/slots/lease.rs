@@ -15,6 +15,8 @@ pub struct Lease {
     pub token: Token,
     /// What it is a slot of.
     pub key: Key,
+    /// The host remembers it by itself.
+    pub durable: bool,
     /// The database of the limiter.
     pub database: u32,
     /// The limiter's id.
@@ -44,16 +46,22 @@ pub(super) fn place_of(token: Token) -> usize {
 }
 
 impl Slots<'_> {
-    /// Lets a lease end at `expires`. False: there is none with this token, or it has expired.
-    pub fn renew(&mut self, token: Token, now: Micros, expires: Micros) -> bool {
-        let Some(index) = self.find_current(token, now) else { return false };
+    /// The lease with this token; None if there is none in this database, or it has expired.
+    pub fn lease(&self, token: Token, database: u32, now: Micros) -> Option<Lease> {
+        self.holding(self.find_current(token, database, now)? as u32)?.lease()
+    }
+
+    /// Lets a lease end at `expires`. False: there is none with this token in this database, or it has expired.
+    pub fn renew(&mut self, token: Token, database: u32, now: Micros, expires: Micros) -> bool {
+        let Some(index) = self.find_current(token, database, now) else { return false };
         self.set_expiry(index, expires);
         true
     }
 
-    /// Gives a lease back and hands its slot to the first waiter. False: there is none with this token, or it has expired.
-    pub fn release_lease(&mut self, token: Token, now: Micros) -> bool {
-        let found = self.find_current(token, now);
+    /// Gives a lease back and hands its slot to the first waiter. False: there is none with this token in this database, or it has
+    /// expired.
+    pub fn release_lease(&mut self, token: Token, database: u32, now: Micros) -> bool {
+        let found = self.find_current(token, database, now);
         if let Some(index) = found {
             self.vacate_and_serve(index);
         }
@@ -80,7 +88,8 @@ impl Slots<'_> {
         Some(end).filter(|end| (*end as usize) < self.memory.head.holders.touched())
     }
 
-    /// Shows the leases among `steps` slots from `from` on that have not expired. Answers where to go on; None at the end.
+    /// Shows the leases among `steps` slots from `from` on that have not expired, and that nobody else remembers. Answers where to go
+    /// on; None at the end.
     pub fn export(
         &self,
         from: u32,
@@ -92,20 +101,20 @@ impl Slots<'_> {
         let touched = self.memory.head.holders.touched();
         (start..touched.min(end as usize))
             .filter_map(|index| self.holding(index as u32)?.lease())
-            .filter(|lease| lease.expires > now)
+            .filter(|lease| lease.expires > now && !lease.durable)
             .for_each(show);
         Some(end).filter(|end| (*end as usize) < touched)
     }
 
-    /// Puts back a lease that was [shown](Slots::export) before a restart, where its token says if that slot is free. None if it has
+    /// Puts back a lease that there was before a restart, where its token says if that slot is free. None if it has
     /// expired, or finds no place. One that is here already stays as it is.
     pub fn restore(&mut self, lease: &Lease, now: Micros) -> Option<u32> {
-        let Lease { token, key, expires, .. } = *lease;
+        let Lease { token, key, database, expires, .. } = *lease;
         if expires <= now {
             return None;
         }
-        if self.find_lease(token).is_some() {
-            return self.find_current(token, now).map(|index| index as u32);
+        if self.find_lease(token, database).is_some() {
+            return self.find_current(token, database, now).map(|index| index as u32);
         }
         let place = self.find_or_make(key)?;
         let index = self.hold_at(place, place_of(token)).or_else(|| self.hold(place));
@@ -129,16 +138,18 @@ impl Slots<'_> {
     }
 
     /// The lease with this token, unless it has expired.
-    fn find_current(&self, token: Token, now: Micros) -> Option<usize> {
+    fn find_current(&self, token: Token, database: u32, now: Micros) -> Option<usize> {
         let current = |index: &usize| !self.holder_at(Some(*index)).is_some_and(|h| h.expired(now));
-        self.find_lease(token).filter(current)
+        self.find_lease(token, database).filter(current)
     }
 
-    /// Walks only if leases were restored to other slots than their tokens say.
-    fn find_lease(&self, token: Token) -> Option<usize> {
+    /// Walks only if leases were restored to other slots than their tokens say. A copy of a database has the same tokens.
+    fn find_lease(&self, token: Token, database: u32) -> Option<usize> {
         let is_it = |index: &usize| {
-            let holder = self.holder_at(Some(*index));
-            holder.is_some_and(|h| h.is_running_lease() && h.details.token == token)
+            self.holder_at(Some(*index)).is_some_and(|holder| {
+                let details = &holder.details;
+                holder.is_running_lease() && details.token == token && details.database == database
+            })
         };
         let said = Some(place_of(token)).filter(is_it);
         match self.memory.head.displaced {

@@ -27,6 +27,7 @@
 //! assert_eq!(woken, [8]);
 //! ```
 
+mod deadlock;
 mod holder;
 mod lease;
 mod list;
@@ -36,6 +37,7 @@ mod queue;
 mod semaphore;
 mod text;
 
+pub use deadlock::{Wait, Waits, Wanted};
 pub use holder::{Claim, Holder, Holding, Kind, Terms, Token};
 pub use lease::{lease_token, Lease};
 pub use memory::{Head, Memory, OwnedMemory, Shape};

@@ -1,6 +1,6 @@
 //! Who waits for a slot, and how it gets one: first come, first served.
 
-use super::holder::{Claim, Details, Terms};
+use super::holder::{Claim, Details, Holder, Terms};
 use super::list::{linked, Link, Linked, Links};
 use super::{Refused, Slots};
 use crate::table::Key;
@@ -124,6 +124,22 @@ impl Slots<'_> {
                 (self.wake)(process);
             }
         }
+    }
+
+    /// Since when a process waits, and who holds the slots that it waits for, so that it can be in a deadlock. None: it does not wait,
+    /// or a lease can end that.
+    pub fn awaited(&self, process: u32) -> Option<(Micros, impl Iterator<Item = i32> + use<'_>)> {
+        let waiter = self.memory.waiters.get(process as usize)?;
+        let place = waiter.semaphore.get().filter(|_| waiter.state == WAITING)?;
+        let semaphore = self.memory.semaphores.get(place)?;
+        if !semaphore.leases.is_empty() {
+            return None;
+        }
+        let theirs =
+            move |holder: &&Holder| holder.is_taken() && holder.semaphore.get() == Some(place);
+        let holders = self.memory.holders.get(..self.memory.head.holders.touched())?.iter();
+        let holders = holders.filter(theirs).take(semaphore.count as usize);
+        Some((waiter.details.since, holders.map(|holder| holder.details.pid)))
     }
 
     /// Hands out the room there is. Where the server's slots are used up no release of this key's need ever come: so those for whom

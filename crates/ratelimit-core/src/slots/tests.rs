@@ -8,6 +8,7 @@ use super::*;
 use crate::{DAY, MINUTE, SECOND};
 
 const NOW: Micros = 1_700_000_000_000_000;
+const DATABASE: u32 = 5;
 const A: Key = [1, 1];
 const B: Key = [3, u64::MAX];
 
@@ -52,7 +53,14 @@ impl Server {
 }
 
 fn claim(terms: Terms, process: u32) -> Claim<'static> {
-    Claim { terms, process, pid: 4000 + process as i32, database: 5, limiter: [7; 16], text: b"k" }
+    Claim {
+        terms,
+        process,
+        pid: 4000 + process as i32,
+        database: DATABASE,
+        limiter: [7; 16],
+        text: b"k",
+    }
 }
 
 fn session(process: u32) -> Claim<'static> {
@@ -60,13 +68,22 @@ fn session(process: u32) -> Claim<'static> {
 }
 
 fn lease(process: u32, random: u8, ttl: Micros) -> Claim<'static> {
-    claim(Terms::Lease { random: [random; 16], ttl }, process)
+    claim(Terms::Lease { random: [random; 16], ttl, durable: false }, process)
 }
 
 /// What was read before a restart.
 fn saved_lease(key: Key, token: Token, expires: Micros) -> Lease {
     let text = Text::new(b"k");
-    Lease { token, key, database: 5, limiter: [7; 16], since: NOW, expires, text }
+    Lease {
+        token,
+        key,
+        durable: false,
+        database: DATABASE,
+        limiter: [7; 16],
+        since: NOW,
+        expires,
+        text,
+    }
 }
 
 #[test]
@@ -217,8 +234,8 @@ fn a_lease_ends_at_its_time_and_takes_nothing_from_the_next() {
         |server: &mut Server, now| server.run(|s| s.try_take(A, 1, now, &lease(2, 8, DAY)));
     assert_eq!(try_take(&mut server, then - 1), Err(Refused::Taken));
     let next = try_take(&mut server, then).unwrap();
-    assert!(!server.run(|slots| slots.renew(token, then, then + MINUTE)));
-    assert!(!server.run(|slots| slots.release_lease(token, then)));
+    assert!(!server.run(|slots| slots.renew(token, DATABASE, then, then + MINUTE)));
+    assert!(!server.run(|slots| slots.release_lease(token, DATABASE, then)));
     assert!(server.run(|slots| slots.holding(next).is_some()));
 }
 
@@ -227,9 +244,9 @@ fn a_lease_can_be_renewed_until_it_has_expired() {
     let mut server = Server::new(9);
     let token = server.lease(A, 1, MINUTE);
     let then = NOW + MINUTE;
-    assert!(server.run(|slots| slots.renew(token, then - 1, then + MINUTE)));
-    assert!(!server.run(|slots| slots.renew(token, then + MINUTE, then + DAY)));
-    assert!(!server.run(|slots| slots.renew([9; 16], NOW, then)));
+    assert!(server.run(|slots| slots.renew(token, DATABASE, then - 1, then + MINUTE)));
+    assert!(!server.run(|slots| slots.renew(token, DATABASE, then + MINUTE, then + DAY)));
+    assert!(!server.run(|slots| slots.renew([9; 16], DATABASE, NOW, then)));
 }
 
 #[test]
@@ -262,8 +279,8 @@ fn a_lease_that_ends_sooner_wakes_the_first_waiter_to_look() {
     let mut server = Server::new(9);
     let token = server.lease(A, 1, MINUTE);
     server.wait(A, 1, 1..3);
-    assert_eq!(server.wakes(|s| assert!(s.renew(token, NOW, NOW + DAY))), []);
-    assert_eq!(server.wakes(|s| assert!(s.renew(token, NOW, NOW + SECOND))), [1]);
+    assert_eq!(server.wakes(|s| assert!(s.renew(token, DATABASE, NOW, NOW + DAY))), []);
+    assert_eq!(server.wakes(|s| assert!(s.renew(token, DATABASE, NOW, NOW + SECOND))), [1]);
     assert_eq!(server.wakes(|s| s.cancel(2)), []);
     server.wait(A, 1, 3..4);
     assert_eq!(server.wakes(|s| s.cancel(1)), [3], "who becomes the first has to know when");
@@ -300,6 +317,27 @@ fn a_sweep_drops_what_has_expired_in_steps() {
 }
 
 #[test]
+fn a_waiter_knows_who_holds_what_it_waits_for() {
+    let mut server = Server::new(9);
+    let awaited = |server: &mut Server, process| {
+        server.run(|slots| slots.awaited(process).map(|(since, pids)| (since, pids.collect())))
+    };
+    for (key, process) in [(A, 1), (B, 2), (A, 3), (B, 4)] {
+        server.take(key, 2, process).unwrap();
+    }
+    server.wait(A, 2, 5..6);
+    assert_eq!(awaited(&mut server, 5), Some((NOW, std::vec![4001, 4003])));
+    assert_eq!(awaited(&mut server, 1), None, "it does not wait");
+    assert!(server.run(|slots| slots.release(2, 3)));
+    assert_eq!(awaited(&mut server, 5), None, "it has a slot now");
+    server.outcome(5);
+    assert!(server.run(|slots| slots.release(0, 1)));
+    server.lease(A, 2, MINUTE);
+    server.wait(A, 2, 1..2);
+    assert_eq!(awaited(&mut server, 1), None, "a lease ends by itself");
+}
+
+#[test]
 fn new_definitions_wake_all_who_wait() {
     let mut server = Server::new(9);
     server.take(A, 1, 0).unwrap();
@@ -323,9 +361,36 @@ fn a_restored_lease_is_found_by_its_token_wherever_it_is() {
     assert_eq!(places, [Some(1), Some(2)], "slot 1 was still free, slot 0 is taken");
     assert_eq!(after.take(A, 2, 3), Err(Refused::Taken));
     for token in tokens {
-        assert!(after.run(|slots| slots.release_lease(token, NOW)));
-        assert!(!after.run(|slots| slots.release_lease(token, NOW)));
+        assert!(after.run(|slots| slots.release_lease(token, DATABASE, NOW)));
+        assert!(!after.run(|slots| slots.release_lease(token, DATABASE, NOW)));
     }
+}
+
+#[test]
+fn a_token_means_nothing_in_another_database() {
+    let mut server = Server::new(9);
+    let token = server.lease(A, 1, DAY);
+    let copy = Lease { database: 6, ..saved_lease(B, token, NOW + DAY) };
+    assert!(server.run(|slots| slots.lease(token, copy.database, NOW).is_none()));
+    assert!(!server.run(|slots| slots.renew(token, copy.database, NOW, NOW + 2 * DAY)));
+    assert!(!server.run(|slots| slots.release_lease(token, copy.database, NOW)));
+    // A database that is copied has rows with the same tokens.
+    assert_eq!(server.run(|slots| slots.restore(&copy, NOW)), Some(1));
+    assert_eq!(server.run(|slots| slots.lease(token, copy.database, NOW)), Some(copy));
+    assert!(server.run(|slots| slots.release_lease(token, DATABASE, NOW)));
+    assert!(!server.run(|slots| slots.release_lease(token, DATABASE, NOW)));
+    assert!(server.run(|slots| slots.release_lease(token, copy.database, NOW)));
+}
+
+#[test]
+fn what_the_host_remembers_is_not_saved() {
+    let mut server = Server::new(9);
+    let terms = Terms::Lease { random: [7; 16], ttl: DAY, durable: true };
+    let taken = server.run(|slots| slots.try_take(A, 1, NOW, &claim(terms, 9)));
+    let token = lease_token([7; 16], taken.unwrap());
+    let lease = Lease { durable: true, ..saved_lease(A, token, NOW + DAY) };
+    assert_eq!(server.run(|slots| slots.lease(token, DATABASE, NOW)), Some(lease));
+    assert_eq!(server.run(|slots| slots.export(0, 9, NOW, |_| panic!("it is shown"))), None);
 }
 
 #[test]
@@ -334,7 +399,7 @@ fn a_lease_that_has_expired_is_not_put_back() {
     let token = server.lease(A, 1, DAY);
     let saved = saved_lease(A, token, NOW + DAY);
     assert_eq!(server.run(|slots| slots.restore(&saved, NOW)), Some(0), "it is here");
-    assert!(server.run(|slots| slots.renew(token, NOW, NOW + SECOND)));
+    assert!(server.run(|slots| slots.renew(token, DATABASE, NOW, NOW + SECOND)));
     assert_eq!(server.run(|slots| slots.restore(&saved, NOW + SECOND)), None, "it has ended here");
     let mut after = Server::new(9);
     assert_eq!(after.run(|slots| slots.restore(&saved, NOW + DAY)), None, "it has ended by itself");
@@ -365,11 +430,12 @@ fn a_holding_tells_what_the_claim_said() {
         pending: false,
         process: 9,
         pid: 4009,
-        database: 5,
+        database: DATABASE,
         limiter: [7; 16],
         text,
         since: NOW,
         token: Some(token),
+        durable: false,
         expires: Some(NOW + DAY),
     };
     let session = Holding {

@@ -1,44 +1,49 @@
-//! Which keys are tracked, so far as one look without a lock can say.
+//! Which keys may be tracked: one look without a lock.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU8, Ordering};
 
 use crate::table::Key;
 
 /// How many places there are.
-pub const WATCHED: usize = 4_096;
+pub const WATCHED: usize = 1 << 14;
 
-/// One half of a tracked key where its other half points to. Of two keys that point to one place, the later is seen.
+/// How many tracked keys point to each place. So the answer no is always right, and yes mostly.
+///
+/// L. Fan, P. Cao, J. Almeida, A. Broder, "Summary Cache", 2000, call it a counting Bloom filter; this one has a single hash.
 #[derive(Debug)]
-pub struct Watch<'a>(&'a [AtomicU64; WATCHED]);
+pub struct Watch<'a>(&'a [AtomicU8; WATCHED]);
 
 impl<'a> Watch<'a> {
     /// In this memory; zeros know no key.
-    pub fn new(memory: &'a [AtomicU64; WATCHED]) -> Self {
+    pub fn new(memory: &'a [AtomicU8; WATCHED]) -> Self {
         Watch(memory)
     }
 
     #[inline(always)]
-    fn place(&self, key: Key) -> Option<&AtomicU64> {
+    fn place(&self, key: Key) -> Option<&AtomicU8> {
         self.0.get(key[1] as usize % WATCHED)
     }
 
-    /// Whether the key is tracked; sometimes not although it is.
+    /// Whether the key may be tracked.
     #[inline(always)]
-    pub fn has(&self, key: Key) -> bool {
-        self.place(key).is_some_and(|place| place.load(Ordering::Relaxed) == key[0])
+    pub fn may_have(&self, key: Key) -> bool {
+        self.place(key).is_some_and(|place| place.load(Ordering::Relaxed) > 0)
     }
 
-    /// The key is tracked from now on.
+    /// The key is tracked from now on. Only one may change this at a time.
     pub fn add(&self, key: Key) {
-        if let Some(place) = self.place(key) {
-            place.store(key[0], Ordering::Relaxed);
-        }
+        self.change(key, |count| count.saturating_add(1));
     }
 
     /// It is not any more.
     pub fn remove(&self, key: Key) {
-        if let Some(place) = self.place(key).filter(|_| self.has(key)) {
-            place.store(0, Ordering::Relaxed);
+        // A count that has reached the end stays: it may be that of more keys.
+        self.change(key, |count| if count == u8::MAX { count } else { count.saturating_sub(1) });
+    }
+
+    fn change(&self, key: Key, change: impl Fn(u8) -> u8) {
+        if let Some(place) = self.place(key) {
+            place.store(change(place.load(Ordering::Relaxed)), Ordering::Relaxed);
         }
     }
 }
@@ -48,18 +53,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_two_keys_in_one_place_the_later_is_seen() {
-        let memory = [const { AtomicU64::new(0) }; WATCHED];
+    fn a_key_that_is_tracked_is_always_seen() {
+        let memory = [const { AtomicU8::new(0) }; WATCHED];
         let watch = Watch::new(&memory);
         let (one, other) = ([1, 7], [3, 7 + WATCHED as u64]);
-        assert!(!watch.has(one));
+        assert!(!watch.may_have(one));
         watch.add(one);
-        assert!(watch.has(one) && !watch.has(other));
         watch.add(other);
-        assert!(!watch.has(one) && watch.has(other));
-        watch.remove(one);
-        assert!(watch.has(other), "it was not the one to go");
         watch.remove(other);
-        assert!(!watch.has(other));
+        assert!(watch.may_have(one));
+        watch.remove(one);
+        assert!(!watch.may_have(one) && !watch.may_have(other));
+    }
+
+    #[test]
+    fn too_many_in_one_place_stay_there() {
+        let memory = [const { AtomicU8::new(0) }; WATCHED];
+        let watch = Watch::new(&memory);
+        (0..300).for_each(|_| watch.add([1, 7]));
+        (0..299).for_each(|_| watch.remove([1, 7]));
+        assert!(watch.may_have([1, 7]));
     }
 }

@@ -1,5 +1,6 @@
 extern crate std;
 
+mod ban;
 mod record;
 
 use core::sync::atomic::AtomicI64;

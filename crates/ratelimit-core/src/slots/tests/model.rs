@@ -109,7 +109,7 @@ impl Model {
         self.held.push(Held { index: Some(index), key, process, lease });
     }
     fn lease(&self, index: u32, terms: Terms) -> Option<(Token, Micros)> {
-        let Terms::Lease { random, ttl } = terms else { return None };
+        let Terms::Lease { random, ttl, .. } = terms else { return None };
         Some((lease_token(random, index), self.now + ttl))
     }
     fn cancel(&mut self, process: u32) {
@@ -207,7 +207,7 @@ impl Pair {
         match step {
             Step::Take { key, capacity, process, ttl, wait } => {
                 let terms = match ttl {
-                    Some(ttl) => Terms::Lease { random, ttl },
+                    Some(ttl) => Terms::Lease { random, ttl, durable: false },
                     None if process % 2 == 0 => Terms::Session,
                     None => Terms::Transaction,
                 };
@@ -234,7 +234,7 @@ impl Pair {
                 let expected = self.model.find(token).map(|held| {
                     held.lease = Some((token, now + ttl));
                 });
-                let renewed = self.server.run(|slots| slots.renew(token, now, now + ttl));
+                let renewed = self.server.run(|slots| slots.renew(token, DATABASE, now, now + ttl));
                 assert_eq!(renewed, expected.is_some());
             }
             Step::ReleaseLease(n) => {
@@ -244,7 +244,7 @@ impl Pair {
                     let is_it = |held: &Held| held.lease.is_some_and(|(t, _)| t == token);
                     self.model.drop_where(key, |_, held| is_it(held));
                 }
-                let released = self.server.run(|slots| slots.release_lease(token, now));
+                let released = self.server.run(|slots| slots.release_lease(token, DATABASE, now));
                 assert_eq!(released, found.is_some());
             }
             Step::Settle(key) => {

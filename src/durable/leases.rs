@@ -1,0 +1,233 @@
+//! Leases of durable limiters: a row each, as of the commit that took it.
+//!
+//! Shared memory decides who gets a slot, and the rows say who had one when it was lost. They are read when a limiter's slots are first
+//! used after a start, as one moment: before that nobody changes them, and afterwards nobody reads them so.
+
+use pgrx::pg_sys::{self, Datum, ItemPointerData, Oid};
+use ratelimit_core::slots::{Lease, Text, Token};
+use ratelimit_core::{Micros, Now, SECOND};
+
+use super::fold::blocks;
+use super::lock::{lock_leases, try_lock_house, try_lock_token, unlock_leases, unlock_token};
+use super::tables::{id, Name, Scratch, Table, LEASES};
+use super::turn::turn;
+use crate::catalog::{self, Id};
+use crate::datum::{moment, text, time};
+use crate::error::{Error, Result};
+use crate::shmem::{self, Header};
+use crate::slots;
+
+/// What becomes of a lease as a transaction commits.
+pub enum Written {
+    /// It is new; the digest is that of its key.
+    Taken(Box<Lease>, Id),
+    /// It ends then.
+    Renewed(Token, Micros),
+    /// It has ended.
+    Released(Token),
+}
+
+/// A row, with its times on the steady time line.
+struct Row {
+    place: ItemPointerData,
+    token: Token,
+    digest: Id,
+    limiter: Id,
+    text: Text,
+    since: Micros,
+    expires: Micros,
+}
+
+/// The place of `expires_at` among the columns.
+const EXPIRES: usize = 6;
+
+impl Table {
+    /// Reads all leases, or the one with this token. The reader may stop by answering false.
+    fn leases(&self, token: Option<&Token>, clock: Now, mut read: impl FnMut(Row) -> bool) {
+        self.scan::<LEASES>(token, false, |place, values, _| {
+            read(Row {
+                place,
+                token: id(values[0]),
+                digest: id(values[1]),
+                limiter: id(values[2]),
+                // SAFETY: the table declares the column as text, and not null; the tuple is alive while the row is read.
+                text: Text::new(unsafe { crate::function::text(values[3]) }),
+                since: moment(values[5], clock),
+                expires: moment(values[EXPIRES], clock),
+            })
+        });
+    }
+
+    fn add_lease(&self, lease: &Lease, digest: &Id, clock: Now) {
+        let mut values = [
+            Datum::from(lease.token.as_ptr()),
+            Datum::from(digest.as_ptr()),
+            Datum::from(lease.limiter.as_ptr()),
+            text(lease.text.as_bytes()),
+            Datum::null(),
+            time(lease.since, clock),
+            time(lease.expires, clock),
+        ];
+        self.insert(&mut values, &mut [false, false, false, false, true, false, false]);
+    }
+
+    fn renew_lease(&self, token: &Token, expires: Micros, clock: Now) {
+        self.scan::<LEASES>(Some(token), false, |place, values, nulls| {
+            let (mut values, mut nulls) = (*values, *nulls);
+            values[EXPIRES] = time(expires, clock);
+            self.update(place, &mut values, &mut nulls);
+            false
+        });
+    }
+
+    fn remove_lease(&self, token: &Token) {
+        self.scan::<LEASES>(Some(token), false, |place, _, _| {
+            self.delete(place);
+            false
+        });
+    }
+}
+
+/// Writes down what a transaction did, which keeps others from the same leases until it has ended.
+pub fn write_leases(header: &'static Header, schema: Oid, written: &[Written]) -> Result<()> {
+    // The extension may have been dropped meanwhile: then there is nothing to remember any more.
+    let Some(table) = Table::open(schema, Name::Leases, pg_sys::RowExclusiveLock)? else {
+        return Ok(());
+    };
+    let (clock, scratch) = (header.clock.now(), Scratch::new());
+    for written in written {
+        scratch.run(|| match written {
+            Written::Taken(lease, digest) => table.add_lease(lease, digest, clock),
+            Written::Renewed(token, expires) => table.renew_lease(token, *expires, clock),
+            Written::Released(token) => table.remove_lease(token),
+        });
+    }
+    table.keep_locked();
+    // SAFETY: a plain variable, set when the process connected to its database.
+    header.board.note(unsafe { pg_sys::MyDatabaseId });
+    Ok(())
+}
+
+/// Sees to it that shared memory has all leases of this database's durable limiters; `function` is one of the extension's.
+#[inline]
+pub fn load_leases(header: &'static Header, function: Oid) -> Result<()> {
+    let turn = turn(header)?;
+    if turn.has_leases() {
+        return Ok(());
+    }
+    // Else somebody else could give a slot away, or release a lease, that this process is about to bring back.
+    lock_leases();
+    if !turn.has_leases() {
+        load(header, catalog::schema_of(function))?;
+        turn.set_leases();
+    }
+    unlock_leases();
+    Ok(())
+}
+
+/// The same for who names no limiter: where there are no leases, no room is made for any. A standby only sees its primary's, and they
+/// would be old when it becomes one.
+pub fn load_known_leases(header: &'static Header, function: Oid) -> Result<()> {
+    if is_standby() || blocks(catalog::schema_of(function), Name::Leases)? == 0 {
+        return Ok(());
+    }
+    load_leases(header, function)
+}
+
+fn is_standby() -> bool {
+    // SAFETY: looks at shared memory.
+    unsafe { pg_sys::RecoveryInProgress() }
+}
+
+#[cold]
+fn load(header: &'static Header, schema: Oid) -> Result<()> {
+    let lock = pg_sys::AccessShareLock;
+    let Some(table) = Table::open(schema, Name::Leases, lock)? else { return Ok(()) };
+    let key = catalog::slot_keys(schema, &header.secret);
+    let (clock, database) = (header.clock.now(), slots::database());
+    let (mut live, mut homeless) = (0, 0);
+    table.leases(None, clock, |row| {
+        pgrx::check_for_interrupts!();
+        let Row { token, limiter, text, expires, .. } = row;
+        let (key, since) = (key(&limiter, &row.digest), row.since.min(clock.steady));
+        if expires > clock.steady {
+            let lease =
+                Lease { token, key, durable: true, database, limiter, since, expires, text };
+            let place = header.with_slots(|slots| slots.restore(&lease, clock.steady));
+            live += 1;
+            homeless += u32::from(place.is_none());
+        }
+        true
+    });
+    table.close(lock);
+    if homeless > 0 {
+        pgrx::log!("ratelimit forgot {homeless} of {live} leases of durable limiters: ratelimit.max_slots has no room for them");
+    }
+    Ok(())
+}
+
+/// Refuses to change a lease of a standby's primary.
+pub fn check_standby_lease(header: &'static Header, function: Oid, token: &Token) -> Result<()> {
+    if !is_standby() {
+        return Ok(());
+    }
+    let lock = pg_sys::AccessShareLock;
+    let table = Table::open(catalog::schema_of(function), Name::Leases, lock)?;
+    let clock = header.clock.now();
+    let mut found = false;
+    if let Some(table) = table {
+        table.leases(Some(token), clock, |row| {
+            found = row.expires > clock.steady;
+            false
+        });
+        table.close(lock);
+    }
+    if found {
+        return Err(Error::read_only_lease());
+    }
+    Ok(())
+}
+
+/// Drops rows of leases that have expired, or whose limiters are gone; at most so many. Says how many.
+pub fn purge_leases(header: &'static Header, schema: Oid, most: usize) -> Result<usize> {
+    if !try_lock_house() {
+        return Ok(0);
+    }
+    let Some(table) = Table::open(schema, Name::Leases, pg_sys::RowExclusiveLock)? else {
+        return Ok(0);
+    };
+    let clock = header.clock.now();
+    let mut rows = Vec::new();
+    table.leases(None, clock, |row| {
+        pgrx::check_for_interrupts!();
+        rows.push((row.token, row.place, row.limiter, row.expires));
+        true
+    });
+    // Read afterwards: whoever wrote a row has committed, so its limiter is known by now.
+    let limiters = catalog::durable_rules(schema, &header.secret);
+    let mut removed = 0;
+    for (token, place, limiter, expires) in rows {
+        // A clock that is set a little must not bring anything back.
+        let over = expires <= clock.steady.saturating_sub(SECOND);
+        let orphan = !limiters.knows(&limiter);
+        if removed < most && (over || orphan) && try_lock_token(&token) {
+            let live = is_live(header, &token);
+            if !live || orphan {
+                table.delete(place);
+                removed += 1;
+            }
+            // Nobody can do anything to one that has ended.
+            if !live {
+                unlock_token(&token);
+            }
+        }
+    }
+    table.keep_locked();
+    Ok(removed)
+}
+
+fn is_live(header: &'static Header, token: &Token) -> bool {
+    let (database, now) = (slots::database(), header.clock.now().steady);
+    shmem::is_shared(header)
+        && header.with_slots(|slots| slots.lease(*token, database, now)).is_some()
+}
