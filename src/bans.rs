@@ -33,6 +33,7 @@ pub fn ban(
     text: &[u8],
     sentence: Sentence<'_>,
 ) -> Result<()> {
+    limiter.stats().banned();
     if limiter.stake() == Stake::Durable {
         return write(header, limiter, text, sentence);
     }

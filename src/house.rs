@@ -5,11 +5,12 @@ use std::ffi::CStr;
 use pgrx::pg_sys;
 
 use crate::bans;
-use crate::catalog::Extension;
+use crate::catalog::{self, Extension};
 use crate::config;
 use crate::durable;
 use crate::error::Result;
 use crate::shmem::{self, Header};
+use crate::stats;
 
 /// Clears the keys of shared memory that are as good as new, and drops the leases that have expired.
 pub fn sweep(header: &'static Header) {
@@ -47,6 +48,7 @@ pub fn pass(extension: &Extension, batch: usize, fold: Fold) -> Result<usize> {
         extension.table(table)?;
     }
     let header = shmem::get()?.unwrap_or_else(shmem::private);
+    stats::tidy(header, stats::database(), || catalog::ids(extension.schema()));
     // The ledger that is emptied stays locked until the transaction ends: so that comes last.
     let expired = durable::purge(header, extension.schema(), batch)?
         + durable::purge_leases(header, extension.schema(), batch)?

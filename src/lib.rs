@@ -22,6 +22,7 @@ mod schema;
 mod shmem;
 mod sleep;
 mod slots;
+mod stats;
 mod store;
 mod transaction;
 mod trigger;
@@ -39,5 +40,6 @@ pub extern "C-unwind" fn _PG_init() {
     lists::install();
     transaction::install();
     slots::install();
+    stats::install();
     worker::install();
 }

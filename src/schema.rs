@@ -8,6 +8,7 @@ extension_sql_file!("../sql/durable.sql", name = "durable", requires = ["definit
 extension_sql_file!("../sql/calls.sql", name = "calls", requires = ["durable"]);
 extension_sql_file!("../sql/slots.sql", name = "slots", requires = ["calls"]);
 extension_sql_file!("../sql/bans.sql", name = "bans", requires = ["slots"]);
-extension_sql_file!("../sql/limiters.sql", name = "limiters", requires = ["bans"]);
+extension_sql_file!("../sql/stats.sql", name = "stats", requires = ["bans"]);
+extension_sql_file!("../sql/limiters.sql", name = "limiters", requires = ["stats"]);
 extension_sql_file!("../sql/documents.sql", name = "documents", requires = ["limiters"]);
 extension_sql_file!("../sql/privileges.sql", name = "privileges", finalize);

@@ -4,6 +4,7 @@
 //! durable limits only.
 
 mod asked;
+mod count;
 mod slots;
 mod verdict;
 mod wait;
@@ -12,10 +13,11 @@ use std::rc::Rc;
 
 use pgrx::pg_sys;
 use ratelimit_core::table::{Cell, Full, OnFull, Request, Taken, Unable, DENIALS};
-use ratelimit_core::{Decision, Now, Operation, Reason, Receipts, Rule};
+use ratelimit_core::{Brief, Decision, Now, Operation, Reason, Receipts, Rule};
 use smallvec::SmallVec;
 
 pub use asked::Asked;
+use count::count_plain;
 pub use verdict::Verdict;
 
 use crate::bans;
@@ -101,6 +103,7 @@ impl Store {
             return in_full();
         };
         if !config::enabled() {
+            limiter.stats().passed();
             return Ok(true);
         }
         let verdict;
@@ -114,11 +117,15 @@ impl Store {
                 Verdict::Passes | Verdict::ShutOut(..) => return in_full(),
             }
         }
-        let taken = match limiter.stake() {
+        let (brief, now) = match limiter.stake() {
             Stake::Keep => {
                 let now = self.now(std::slice::from_ref(&request));
-                let taken = self.header.table().try_take(&request, now);
-                taken.unwrap_or_else(|_| config::on_full() == OnFull::Allow)
+                let brief = self.header.table().try_take(&request, now);
+                let brief = brief.unwrap_or_else(|_| match config::on_full() {
+                    OnFull::Allow => Brief::ALLOWED,
+                    OnFull::Deny | OnFull::Evict => Brief::REFUSED,
+                });
+                (brief, now)
             }
             Stake::Refund | Stake::Durable => {
                 match self.try_take_for_now(limiter, rule, key, request) {
@@ -127,11 +134,15 @@ impl Store {
                 }
             }
         };
+        count_plain(limiter, listed, key, brief, now);
         // What can never pass is no reason to be banned.
-        if !taken && limiter.bans().is_some() && (1..=request.rule.capacity()).contains(&cost) {
+        if !brief.allowed
+            && limiter.bans().is_some()
+            && (1..=request.rule.capacity()).contains(&cost)
+        {
             bans::denied(self.header, limiter, key, listed)?;
         }
-        Ok(taken)
+        Ok(brief.allowed)
     }
 
     /// The same, and why not.
@@ -153,16 +164,16 @@ impl Store {
         rule: &Rc<DefinedRule>,
         key: &[u8],
         mut request: Request<'_>,
-    ) -> Option<bool> {
+    ) -> Option<(Brief, Now)> {
         if !request.durable || durable::has_chosen() && shmem::is_shared(self.header) {
             request.pin = !transaction::pins(request.key);
             let now = self.now(std::slice::from_ref(&request));
-            if let Ok((taken, receipt)) = self.header.table().try_take_with_receipt(&request, now) {
+            if let Ok((brief, receipt)) = self.header.table().try_take_with_receipt(&request, now) {
                 if let Some(receipt) = receipt {
                     let new = || (rule.clone(), digest_of(limiter, key, rule));
                     transaction::record(self.header, &request, receipt, new);
                 }
-                return Some(taken);
+                return Some((brief, now));
             }
         }
         None
@@ -178,10 +189,14 @@ impl Store {
     ) -> Result<Decision> {
         let verdict = self.verdict(limiter, key)?;
         let mut asked = Asked::new(limiter, &verdict, key, cost)?;
-        Ok(as_said(limiter, self.decide_all(&mut asked, operation)?))
+        let decision = self.decide_all(&mut asked, operation)?;
+        if operation == Operation::Take {
+            self.count_asked(&asked, limiter, key, decision.brief(cost));
+        }
+        Ok(as_said(limiter, decision))
     }
 
-    /// The same for requests to several limiters, none of them in shadow.
+    /// The same for requests to several limiters, none of them in shadow. For statistics, the caller counts it.
     pub fn decide_all(&self, asked: &mut Asked<'_>, operation: Operation) -> Result<Decision> {
         if let Some(decision) = asked.settled() {
             return Ok(decision);
@@ -262,6 +277,9 @@ impl Store {
     /// Takes as much as is left, up to `at_most`.
     pub fn take_at_most(&self, limiter: &Definition, key: &[u8], at_most: u64) -> Result<u64> {
         let granted = self.take_what_is_left(limiter, key, at_most)?;
+        // Where it is not all that was asked, nothing is left.
+        let (some, all) = (granted > 0, granted == at_most);
+        self.count(limiter, key, Brief { allowed: some || all, near_limit: some && !all });
         Ok(if limiter.mode() == Mode::Shadow { at_most } else { granted })
     }
 
@@ -327,6 +345,7 @@ impl Store {
         if asked.requests.is_empty() || cost == 0 {
             return Ok(());
         }
+        limiter.stats().refunded(cost);
         let table = self.header.table();
         if asked.is_kept() {
             // Where a key has no room there is nothing to give back.

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use ratelimit_core::{Decision, Operation};
+use ratelimit_core::{Brief, Decision, Operation};
 
 use crate::catalog::Mode;
 use crate::datum;
@@ -74,6 +74,14 @@ pg_function! {
                 Decision { binding, ..decision }
             }
         };
+        let brief = costs.get(decision.binding).map_or(Brief::ALLOWED, |cost| decision.brief(*cost));
+        for (n, (limiter, key)) in pairs().filter(|(n, _)| !is_shadow(n)) {
+            if n == decision.binding {
+                store.count(limiter, key, brief);
+            } else if brief.allowed {
+                store.count(limiter, key, Brief::ALLOWED);
+            }
+        }
         // In shadow each limiter is asked by itself, if the others would let the call pass.
         let lets_pass = decision.allowed;
         for n in (0..keys.len()).filter(|n| lets_pass && is_shadow(n)) {

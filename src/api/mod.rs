@@ -10,4 +10,5 @@ mod policy;
 mod rates;
 mod simulate;
 mod slots;
+mod stats;
 mod wait;

@@ -134,10 +134,12 @@ fn lease(
     let token = match store.settled(limiter, key)? {
         Some(true) => Some(slots::no_lease()?),
         Some(false) => None,
-        None => match take()? {
-            None if limiter.mode() == Mode::Shadow => Some(slots::no_lease()?),
-            token => token,
-        },
+        None => take()?,
+    };
+    store.count_answer(limiter, key, token.is_some());
+    let token = match token {
+        None if limiter.mode() == Mode::Shadow => Some(slots::no_lease()?),
+        token => token,
     };
     Ok(token.map_or_else(|| call.null(), datum::uuid))
 }
@@ -149,9 +151,10 @@ fn try_slot(call: &Call, term: Term) -> Result<Datum> {
     let slots = store.slots(&limiter, key)?;
     let taken = match store.settled(&limiter, key)? {
         Some(answer) => answer,
-        None => slots.try_take(term)? || limiter.mode() == Mode::Shadow,
+        None => slots.try_take(term)?,
     };
-    Ok(Datum::from(taken))
+    store.count_answer(&limiter, key, taken);
+    Ok(Datum::from(taken || limiter.mode() == Mode::Shadow))
 }
 
 fn slot(call: &Call, term: Term) -> Result<Datum> {
@@ -163,10 +166,11 @@ fn slot(call: &Call, term: Term) -> Result<Datum> {
     let until = deadline(&store, &limiter, timeout);
     let taken = match store.settled(&limiter, key)? {
         Some(answer) => answer,
-        None if limiter.mode() == Mode::Shadow => slots.try_take(term).map(|_| true)?,
+        None if limiter.mode() == Mode::Shadow => slots.try_take(term)?,
         None => slots.take(term, until)?,
     };
-    Ok(Datum::from(taken))
+    store.count_answer(&limiter, key, taken);
+    Ok(Datum::from(taken || limiter.mode() == Mode::Shadow))
 }
 
 impl Call {
@@ -178,7 +182,7 @@ impl Call {
         }
     }
 
-    fn uuid(&self, n: usize, name: &str) -> Result<Token> {
+    pub fn uuid(&self, n: usize, name: &str) -> Result<Token> {
         // SAFETY: SQL declares the argument as uuid, which is 16 bytes, passed by reference.
         Ok(unsafe { *self.required(n, name)?.cast_mut_ptr::<Token>() })
     }

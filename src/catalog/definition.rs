@@ -17,6 +17,7 @@ use smallvec::SmallVec;
 use super::scan::{Id, LimiterRow, RuleRow, Tables};
 use crate::error::{Error, Result};
 use crate::interval::Parts;
+use crate::stats::Stats;
 use crate::zone;
 
 /// A limiter.
@@ -35,6 +36,7 @@ pub struct Definition {
     id: Id,
     max_concurrent: Option<u32>,
     wait_timeout: Option<Micros>,
+    stats: Stats,
     rules: Vec<Rc<DefinedRule>>,
     bans: Option<BanPolicy>,
     pub lists: Lists,
@@ -163,6 +165,7 @@ impl Definition {
             id: row.id,
             max_concurrent,
             wait_timeout: row.wait_timeout.map(Parts::wait),
+            stats: Stats::default(),
             rules,
             // A limiter that refuses nothing bans nobody.
             bans: bans.filter(|_| mode == Mode::Enforce),
@@ -192,6 +195,7 @@ impl Definition {
             id: Id::default(),
             max_concurrent: None,
             wait_timeout: None,
+            stats: Stats::default(),
             bans: None,
             lists: Lists::default(),
             rules: vec![Rc::new(DefinedRule {
@@ -205,6 +209,17 @@ impl Definition {
                 calendar: None,
             })],
         }
+    }
+
+    /// The same, and what it does is counted.
+    pub fn counted(self, stats: Stats) -> Self {
+        Definition { stats, ..self }
+    }
+
+    /// Where what it does is counted.
+    #[inline(always)]
+    pub fn stats(&self) -> &Stats {
+        &self.stats
     }
 
     /// What becomes of what a transaction takes.

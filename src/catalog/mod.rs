@@ -30,6 +30,7 @@ use crate::error::{Error, Result};
 use crate::function::pg_function;
 use crate::lists;
 use crate::shmem::{self, Header};
+use crate::stats::Stats;
 
 struct Cache {
     limiters: HashMap<Box<[u8]>, Rc<Definition>, FxBuildHasher>,
@@ -87,7 +88,8 @@ fn load(header: &Header, name: &[u8], function: Oid) -> Result<Rc<Definition>> {
     let rows = scan::limiter(&tables, name).ok_or_else(|| Error::unknown_limiter(name))?;
     let mut definition = Definition::new(&tables, name, rows, &header.secret)?;
     definition.lists = lists::of(header, &tables, &definition);
-    let definition = Rc::new(definition);
+    let stats = Stats::of(header, definition.id(), || scan::ids(&tables));
+    let definition = Rc::new(definition.counted(stats));
     CACHE.with(|cache| {
         cache.limiters.insert(name.into(), definition.clone());
         cache.last = Some(definition.clone());
@@ -104,6 +106,11 @@ pub fn schema_of(function: Oid) -> Oid {
 pub fn slot_keys<'s>(schema: Oid, secret: &'s Secret) -> impl Fn(&Id, &Id) -> Key + use<'s> {
     let tables = scan::Tables::in_schema(schema);
     move |limiter, digest| hasher(&tables, limiter, secret).key(digest)
+}
+
+/// The limiters in the extension's schema.
+pub fn ids(schema: Oid) -> Vec<Id> {
+    scan::ids(&scan::Tables::in_schema(schema))
 }
 
 /// Registers for what the server has to tell; the postmaster's children inherit it.
@@ -142,6 +149,9 @@ unsafe extern "C-unwind" fn transaction_ended(
             if let Some(header) = shmem::header() {
                 header.definitions.fetch_add(1, Ordering::Release);
                 header.with_slots(|slots| slots.wake_all());
+                // A worker sees to what is left of dropped limiters.
+                // SAFETY: a plain variable, set when the process connected to its database.
+                header.board.note(unsafe { pg_sys::MyDatabaseId });
             }
         }
         XACT_EVENT_ABORT | XACT_EVENT_PREPARE => CHANGED.store(false, Ordering::Relaxed),

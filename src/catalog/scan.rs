@@ -124,6 +124,16 @@ pub fn names(tables: &Tables) -> Vec<Vec<u8>> {
     names
 }
 
+/// The ids of all limiters.
+pub fn ids(tables: &Tables) -> Vec<Id> {
+    let mut ids = Vec::new();
+    scan(tables.limiters, tables.limiters_key, &[], |row: &Row<12>| {
+        ids.push(row.uuid(11));
+        true
+    });
+    ids
+}
+
 /// A row of `rl_overrides`.
 pub struct OverrideRow {
     pub action: String,

@@ -3,7 +3,7 @@
 use ratelimit_core::{Decision, Operation, Reason};
 
 use super::{Asked, Store, Verdict};
-use crate::catalog::{Definition, Mode, Stake};
+use crate::catalog::{Definition, Stake};
 use crate::durable;
 use crate::error::{Error, Result};
 use crate::shmem;
@@ -20,12 +20,12 @@ impl Store {
         Ok(slots)
     }
 
-    /// The answer to who asks for a slot, where slots have nothing to say: all in shadow that are shut out get one, too.
+    /// The answer to who asks for a slot, where slots have nothing to say.
     pub fn settled(&self, limiter: &Definition, key: &[u8]) -> Result<Option<bool>> {
         Ok(match self.verdict(limiter, key)? {
             Verdict::Limited(_) => None,
             Verdict::Passes => Some(true),
-            Verdict::ShutOut(..) => Some(limiter.mode() == Mode::Shadow),
+            Verdict::ShutOut(..) => Some(false),
         })
     }
 

@@ -2,7 +2,8 @@
 //!
 //! A [`Rule`] says what is allowed; a [`State`] holds what one key has used of it; the host brings the time as [`Now`].
 //! [`decide`] puts them together for one or several rules, all or nothing. The [`table`] keeps the states of many keys in
-//! one slice that many processes share; [`lists`] say which keys are to be treated otherwise. [`slots`] say how many may do something at the same time.
+//! one slice that many processes share; [`lists`] say which keys are to be treated otherwise. [`slots`] say how many may do something at
+//! the same time, and [`stats`] what came of it all.
 //!
 //! ```
 //! use ratelimit_core::{decide, parse_rates, Algorithm, Limit, MemoryState, Now, Operation};
@@ -55,6 +56,7 @@ mod sliding_window;
 pub mod slots;
 mod spec;
 mod state;
+pub mod stats;
 mod stored;
 pub mod table;
 mod time;
@@ -63,7 +65,7 @@ mod token_bucket;
 pub use booking::{reserve, Booking};
 pub use calendar::Calendar;
 pub use decide::{decide, take_at_most, Limit, Operation};
-pub use decision::{Decision, Reason};
+pub use decision::{Brief, Decision, Reason};
 pub use fixed_window::FixedWindow;
 pub use interval::Interval;
 pub use key::{KeyHasher, Secret};

@@ -22,6 +22,7 @@ mod leases;
 mod lifecycle;
 mod lists;
 mod markdown;
+mod monitoring;
 mod oracle;
 mod parallel;
 mod postgrest;
@@ -42,6 +43,7 @@ mod slots_interrupted;
 mod slots_pooler;
 mod slots_queue;
 mod standby;
+mod statistics;
 mod transactions;
 mod unloaded;
 mod unloaded_leases;
@@ -82,6 +84,7 @@ pub fn tests() -> Vec<FileTest> {
         leases::TESTS,
         lifecycle::TESTS,
         lists::TESTS,
+        monitoring::TESTS,
         parallel::TESTS,
         postgrest::TESTS,
         purging::TESTS,
@@ -96,6 +99,7 @@ pub fn tests() -> Vec<FileTest> {
         slots_interrupted::TESTS,
         slots_queue::TESTS,
         standby::TESTS,
+        statistics::TESTS,
         transactions::TESTS,
         unloaded::TESTS,
         unloaded_leases::TESTS,
