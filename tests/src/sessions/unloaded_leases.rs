@@ -181,15 +181,17 @@ fn lock_table(bed: &Bed) -> Result<()> {
     session.batch_execute("UPDATE rl_limiters SET max_concurrent = 100000")?;
     let take = "SELECT count(rl_try_lease('export', 'key', '1 day')) FROM generate_series(1, 1000)";
     ensure_code(&session.refused(take)?, "53400")?;
+    // Where memory is shared all leases count, and not only those of one transaction.
+    if bed.tree().major >= 17 {
+        return Ok(());
+    }
     for _ in 0..10 {
         let take =
             "SELECT count(rl_try_lease('export', 'key', '1 day')) FROM generate_series(1, 20)";
         ensure!(session.ask::<i64>(take)? == 20);
     }
-    if bed.tree().major < 17 {
-        let all = "SELECT count(*) FROM rl_slots WHERE rl_release_lease(token)";
-        ensure_code(&session.refused(all)?, "53400")?;
-        ensure!(session.ask::<i64>("SELECT count(*) FROM rl_slots")? == 200);
-    }
+    let all = "SELECT count(*) FROM rl_slots WHERE rl_release_lease(token)";
+    ensure_code(&session.refused(all)?, "53400")?;
+    ensure!(session.ask::<i64>("SELECT count(*) FROM rl_slots")? == 200);
     Ok(())
 }
