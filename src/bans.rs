@@ -3,6 +3,8 @@
 //! Those of memory limiters are in shared memory: they act at once, and stay whatever becomes of the transaction. Those of durable limiters
 //! are rows, and come and go with the transaction.
 
+use std::ffi::CString;
+
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys::{self, Datum};
 use pgrx::prelude::Spi;
@@ -152,7 +154,8 @@ fn run(command: &str, arguments: &[(Option<Datum>, pg_sys::Oid)]) -> Result<u64>
     let missing = || Error::foreign_table("rl_durable_bans");
     let extension = Extension::find().ok_or_else(missing)?;
     extension.table(c"rl_durable_bans")?;
-    let command = command.replace("{}", &extension.quoted_schema());
+    let parts: Vec<_> = command.split("{}").map(str::as_bytes).collect();
+    let command = CString::new(parts.join(extension.quoted_schema())).unwrap_or_default();
     // SAFETY: the callers give each argument the type that it has.
     let argument = |(datum, oid): &(Option<Datum>, pg_sys::Oid)| unsafe {
         datum.map_or_else(|| DatumWithOid::null_oid(*oid), |datum| DatumWithOid::new(datum, *oid))
@@ -160,7 +163,7 @@ fn run(command: &str, arguments: &[(Option<Datum>, pg_sys::Oid)]) -> Result<u64>
     let arguments: Vec<_> = arguments.iter().map(argument).collect();
     house::as_owner(&extension, || {
         Spi::connect_mut(|client| {
-            let written = client.update(command.as_str(), None, &arguments)?;
+            let written = client.update(&*command, None, &arguments)?;
             Ok::<_, pgrx::spi::Error>(written.len() as u64)
         })
     })

@@ -5,7 +5,6 @@ use std::ffi::CStr;
 use pgrx::pg_sys::{self, Datum, Oid};
 
 use crate::compat;
-use crate::encoding;
 use crate::error::{Error, Result};
 
 /// The row of `pg_extension`, as far as it is used.
@@ -62,13 +61,13 @@ impl Extension {
         self.schema
     }
 
-    /// The name of the schema, as SQL has to write it.
-    pub fn quoted_schema(&self) -> String {
-        // SAFETY: the extension's schema exists as long as it does; both answer terminated strings.
+    /// The name of the schema, as SQL has to write it, in the database's encoding.
+    pub fn quoted_schema(&self) -> &[u8] {
+        // SAFETY: the extension's schema exists as long as it does; both answer terminated strings, which live as long as the command.
         let name = unsafe {
             CStr::from_ptr(pg_sys::quote_identifier(pg_sys::get_namespace_name(self.schema)))
         };
-        encoding::decode(name.to_bytes()).into_owned()
+        name.to_bytes()
     }
 
     /// Who owns it.
