@@ -11,17 +11,20 @@ INSERT INTO accounts VALUES ('ann', md5('right'));
 CREATE FUNCTION login(account text, password text, address text) RETURNS text
     LANGUAGE plpgsql
     AS $$
+DECLARE
+    wait interval;
 BEGIN
-    -- Looking takes nothing. Who has failed too often is not even told whether the password was right.
-    IF NOT (rl_peek('example_login', address)).allowed THEN
-        RETURN 'try again in ' || date_trunc('second', (rl_peek('example_login', address)).retry_after);
+    -- Taken first, so that many guesses at once cannot all see the same free place. Who has failed too often is not even told
+    -- whether the password was right.
+    wait := (rl_check('example_login', address)).retry_after;
+    IF wait > interval '0' THEN
+        RETURN 'try again in ' || date_trunc('second', wait);
     END IF;
     IF EXISTS (SELECT FROM accounts WHERE name = account AND secret = md5(password)) THEN
-        -- Earlier slips of the finger are forgiven.
-        PERFORM rl_reset('example_login', address);
+        -- A success is no guess. What earlier guesses took stays taken, or an account of one's own would clear it.
+        PERFORM rl_refund('example_login', address);
         RETURN 'welcome';
     END IF;
-    PERFORM rl_try_acquire('example_login', address);
     RETURN 'wrong';
 END
 $$;

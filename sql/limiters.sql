@@ -8,6 +8,21 @@ COMMENT ON FUNCTION _rl_check_name IS 'internal: refuses a name that a limiter m
 CREATE FUNCTION _rl_has_memory(required boolean) RETURNS boolean
     LANGUAGE c STABLE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION _rl_has_memory IS 'internal: whether limits can be counted in shared memory; an error if they cannot and it is required';
+CREATE FUNCTION _rl_default_storage(limiter text) RETURNS rl_storage
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    IF @extschema@._rl_has_memory(false) THEN
+        RETURN 'memory';
+    END IF;
+    RAISE NOTICE USING
+        MESSAGE = format('limiter "%s" is durable', limiter),
+        DETAIL = 'ratelimit has no shared memory to count in: before PostgreSQL 17, a library gets it only when the server starts.',
+        HINT = 'For limiters with storage "memory", add ratelimit to shared_preload_libraries and restart the server.';
+    RETURN 'durable';
+END
+$$;
+COMMENT ON FUNCTION _rl_default_storage IS 'internal: memory where it works, else durable, and says why';
 
 -- SECURITY DEFINER: the tables are granted to nobody, these functions are.
 CREATE FUNCTION rl_create_limiter(
@@ -63,18 +78,14 @@ BEGIN
             MESSAGE = 'ban_after and ban_within must be given together, and with ban_for',
             HINT = 'Write as ban_after => 20, ban_within => ''1 minute'', ban_for => ''10 minutes''.';
     END IF;
-    IF storage IS NULL AND NOT @extschema@._rl_has_memory(false) THEN
-        storage := 'durable';
-        RAISE NOTICE USING
-            MESSAGE = pg_catalog.format('limiter "%s" is durable', name),
-            DETAIL = 'ratelimit has no shared memory to count in: before PostgreSQL 17, a library gets it only when the server starts.',
-            HINT = 'For limiters with storage "memory", add ratelimit to shared_preload_libraries and restart the server.';
-    ELSIF storage IS DISTINCT FROM 'durable'::@extschema@.rl_storage THEN
+    IF storage IS NULL THEN
+        storage := @extschema@._rl_default_storage(name);
+    ELSIF storage OPERATOR(pg_catalog.=) 'memory'::@extschema@.rl_storage THEN
         PERFORM @extschema@._rl_has_memory(true);
     END IF;
     INSERT INTO @extschema@.rl_limiters AS l
            (name, description, storage, on_rollback, mode, max_concurrent, wait_timeout, ban_after, ban_within, ban_for)
-    VALUES (name, description, coalesce(storage, 'memory'), on_rollback, mode, max_concurrent,
+    VALUES (name, description, storage, on_rollback, mode, max_concurrent,
             wait_timeout, ban_after, ban_within, ban_for)
         ON CONFLICT ON CONSTRAINT rl_limiters_pkey DO NOTHING;
     IF NOT FOUND THEN
@@ -155,7 +166,11 @@ BEGIN
                CASE WHEN algorithm = 'fixed_window'::@extschema@.rl_algorithm THEN coalesce(model.time_zone, 'UTC') ELSE 'UTC' END
           FROM @extschema@._rl_parse_rates(rates, algorithm) AS r;
     END IF;
+    INSERT INTO @extschema@.rl_overrides (limiter, key, action, quota, burst, expires_at, reason)
+    SELECT name, o.key, o.action, o.quota, o.burst, o.expires_at, o.reason
+      FROM @extschema@.rl_overrides AS o
+     WHERE o.limiter OPERATOR(pg_catalog.=) source;
     RETURN name;
 END
 $$;
-COMMENT ON FUNCTION rl_clone_limiter IS 'creates a limiter like another, with other rates if they are given; returns its name';
+COMMENT ON FUNCTION rl_clone_limiter IS 'creates a limiter like another and with its overrides, with other rates if they are given; returns its name';

@@ -21,7 +21,9 @@ BEGIN
           JOIN pg_proc AS p ON p.oid = d.objid
          WHERE d.classid = 'pg_proc'::regclass AND d.deptype = 'e' AND d.refclassid = 'pg_extension'::regclass
            AND d.refobjid = (SELECT e.oid FROM pg_extension AS e WHERE e.extname = 'ratelimit')
-           AND left(p.proname::text, 1) <> '_' AND (functions IS NULL OR p.proname = ANY (functions))
+           AND left(p.proname::text, 1) <> '_'
+           -- Keys may be personal data: who may see them is in pg_read_all_stats.
+           AND CASE WHEN functions IS NULL THEN p.proname <> 'rl_stat_keys' ELSE p.proname = ANY (functions) END
          ORDER BY p.proname
     LOOP
         EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %s', signature, role);
@@ -46,7 +48,7 @@ COMMENT ON FUNCTION rl_grant_usage IS 'lets a role decide, wait, peek, refund, p
 CREATE FUNCTION rl_grant_admin(role regrole) RETURNS SETOF text
     LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$ SELECT @extschema@._rl_grant(role, NULL) $$;
-COMMENT ON FUNCTION rl_grant_admin IS 'lets a role use all functions of the extension; returns what was granted';
+COMMENT ON FUNCTION rl_grant_admin IS 'lets a role use all functions of the extension, but for rl_stat_keys, which shows keys to pg_read_all_stats; returns what was granted';
 
 -- PostgreSQL lets everybody execute new functions; anybody could then use up the limits of others.
 DO $$
@@ -66,4 +68,4 @@ BEGIN
     END LOOP;
 END
 $$;
-GRANT EXECUTE ON FUNCTION _rl_slots() TO pg_read_all_stats;
+GRANT EXECUTE ON FUNCTION _rl_slots(), _rl_bans(), _rl_stat_limiter(uuid), rl_stat_keys(text, integer), rl_info() TO pg_read_all_stats;

@@ -36,7 +36,7 @@ pub fn define() {
     GucRegistry::define_bool_guc(
         c"ratelimit.enabled",
         c"Enforces limits.",
-        c"When off, every call is allowed and nothing is counted.",
+        c"When off, every call is allowed and takes nothing.",
         &ENABLED,
         GucContext::Suset,
         flags,

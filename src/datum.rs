@@ -67,8 +67,13 @@ pub fn count(value: u64) -> Field {
 
 /// The six fields of a decision, in the order of the contract.
 pub fn decision(decision: &Decision) -> [Field; 6] {
-    // When somebody gives a slot back is not known.
-    let known = decision.reason != Some(Reason::Concurrency);
+    let known = match decision.reason {
+        // When somebody gives a slot back is not known.
+        Some(Reason::Concurrency) => false,
+        // There may be no end.
+        Some(Reason::Ban | Reason::DenyList) => decision.retry_after.is_some(),
+        _ => true,
+    };
     [
         Some(boolean(decision.allowed)),
         count(decision.quota),

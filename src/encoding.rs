@@ -47,6 +47,18 @@ pub fn first(text: &[u8], letters: i32) -> &[u8] {
     text.get(..length as usize).unwrap_or(text)
 }
 
+/// As many whole letters of a text as have so many bytes at most.
+pub fn clip(text: &[u8], bytes: usize) -> &[u8] {
+    if text.len() <= bytes {
+        return text;
+    }
+    let limit = i32::try_from(bytes).unwrap_or(i32::MAX);
+    let length = i32::try_from(text.len()).unwrap_or(i32::MAX);
+    // SAFETY: so many bytes of a text that the server has checked. It answers how many of them to take.
+    let length = unsafe { pg_sys::pg_mbcliplen(text.as_ptr().cast(), length, limit) };
+    text.get(..length as usize).unwrap_or(text)
+}
+
 /// A string that goes to or comes from databases of other encodings: only UTF-8 has more than ASCII in common with them.
 pub fn portable(text: &str) -> Cow<'_, str> {
     if is_utf8() || text.is_ascii() {

@@ -6,6 +6,7 @@
 use std::ffi::{c_char, c_int, CString};
 
 use pgrx::pg_sys;
+use ratelimit_config::Mistake;
 use ratelimit_core::slots::Wanted;
 use ratelimit_core::{Decision, Micros, RateError, Reason, RuleError};
 
@@ -165,6 +166,15 @@ impl Error {
         .hint("Use rl_acquire, which waits for both, or a limiter without max_concurrent.")
     }
 
+    pub fn prepare_with_lists() -> Self {
+        Error::new(
+            NOT_SUPPORTED,
+            "cannot PREPARE a transaction that changed overrides or bans of ratelimit",
+        )
+        .detail("Sessions are told of the change by the session that commits it.")
+        .hint("Use COMMIT.")
+    }
+
     pub fn prepare_with_leases() -> Self {
         Error::new(NOT_SUPPORTED, "cannot PREPARE a transaction that changed leases of a durable limiter")
             .detail("What it did could not be undone if the transaction were rolled back in another session.")
@@ -208,6 +218,11 @@ impl Error {
         )
     }
 
+    pub fn duration() -> Self {
+        Error::new(INVALID_PARAMETER, "duration must be positive")
+            .hint("To ban for ever, give null. To end a ban, use rl_unban.")
+    }
+
     pub fn negative_span(what: &str) -> Self {
         Error::new(INVALID_PARAMETER, format!("{what} must not be negative"))
     }
@@ -237,10 +252,6 @@ impl Error {
             .hint("Do not mark functions that call them PARALLEL SAFE.")
     }
 
-    pub fn not_supported(what: &str) -> Self {
-        Error::new(NOT_SUPPORTED, format!("{what} is not supported by this version of ratelimit"))
-    }
-
     pub fn rate(text: &[u8], error: &RateError) -> Self {
         Error::new(
             INVALID_PARAMETER,
@@ -250,9 +261,46 @@ impl Error {
         .hint("Write rates like \"100 per minute\" or \"10/second burst 20, 1000/hour\".")
     }
 
+    /// All that is wrong with a document, the first place in the message.
+    pub fn document(mistakes: &[Mistake]) -> Self {
+        const MOST: usize = 20;
+        let place = |mistake: &Mistake| match mistake.path.as_str() {
+            "" => "the document".to_owned(),
+            path => path.to_owned(),
+        };
+        let line = |mistake: &Mistake| format!("{}: {}", place(mistake), mistake.detail);
+        let mut lines: Vec<_> = mistakes.iter().take(MOST).map(line).collect();
+        if mistakes.len() > MOST {
+            lines.push(format!("There are {} more.", mistakes.len() - MOST));
+        }
+        let first = mistakes.first().map_or_else(String::new, place);
+        Error::new(INVALID_PARAMETER, format!("invalid configuration at {first}"))
+            .detail(lines.join("\n"))
+            .hint("Correct it and apply it again: nothing was changed.")
+    }
+
+    /// The tables say what no limiter can be.
+    pub fn rows(limiter: &str, detail: &str) -> Self {
+        Error::new(INVALID_PARAMETER, format!("invalid definition of limiter \"{limiter}\""))
+            .detail(detail)
+            .hint("Correct its rows in rl_limiters, rl_rules and rl_overrides, or drop it.")
+    }
+
     pub fn rule(limiter: &str, position: i32, error: RuleError) -> Self {
         Error::new(INVALID_PARAMETER, format!("invalid rule {position} of limiter \"{limiter}\""))
             .detail(error.to_string())
+    }
+
+    pub fn ban_policy(limiter: &str, error: RuleError) -> Self {
+        let error = match error {
+            RuleError::Log => "ban_after is at most 1000.".to_owned(),
+            other => other.to_string(),
+        };
+        Error::new(
+            INVALID_PARAMETER,
+            format!("invalid ban_after or ban_within of limiter \"{limiter}\""),
+        )
+        .detail(error)
     }
 
     pub fn policy(error: RuleError) -> Self {
@@ -351,14 +399,17 @@ impl Error {
                 .detail(format!("Limiter \"{limiter}\", all {quota} slots are taken."))
                 .hint("Call again when one of their holders has finished.");
         }
-        let error = Error::new(TOO_MANY_REQUESTS, "rate limit exceeded");
+        let (message, help) = match decision.and_then(|decision| decision.reason) {
+            Some(Reason::Ban) => ("banned", "End the ban with rl_unban."),
+            Some(Reason::DenyList) => ("on the deny list", "Change rl_overrides."),
+            _ => ("rate limit exceeded", "Ask for less at once, or raise the limit."),
+        };
+        let error = Error::new(TOO_MANY_REQUESTS, message);
         match decision.and_then(|decision| decision.retry_after) {
             Some(wait) => error
                 .detail(format!("Limiter \"{limiter}\", retry_after {}.", seconds(wait)))
                 .hint("Wait that long and call again."),
-            None => error
-                .detail(format!("Limiter \"{limiter}\", retry_after never."))
-                .hint("Ask for less at once, or raise the limit."),
+            None => error.detail(format!("Limiter \"{limiter}\", retry_after never.")).hint(help),
         }
     }
 }

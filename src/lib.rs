@@ -4,6 +4,7 @@
 
 mod api;
 mod backend;
+mod bans;
 mod catalog;
 mod clock;
 mod compat;
@@ -15,11 +16,13 @@ mod error;
 mod function;
 mod house;
 mod interval;
+mod lists;
 mod saved;
 mod schema;
 mod shmem;
 mod sleep;
 mod slots;
+mod stats;
 mod store;
 mod transaction;
 mod trigger;
@@ -34,7 +37,9 @@ pub extern "C-unwind" fn _PG_init() {
     config::define();
     shmem::install();
     catalog::install();
+    lists::install();
     transaction::install();
     slots::install();
+    stats::install();
     worker::install();
 }

@@ -15,6 +15,7 @@ use ratelimit_core::Micros;
 use ratelimit_saved::{read, Entry, Flaw, Head, Writer};
 
 use crate::shmem::{self, Header, STEPS};
+use crate::stats;
 
 /// In the data directory, where every process of the server is at home.
 const FILE: &CStr = c"ratelimit.state";
@@ -32,7 +33,7 @@ fn system() -> u64 {
     unsafe { pg_sys::GetSystemIdentifier() }
 }
 
-/// Writes all states and leases that matter still. Decisions go on meanwhile: each state is locked only while it is copied.
+/// Writes all states and leases that matter still, and statistics. Decisions go on meanwhile: each state is locked only while it is copied.
 pub fn save(header: &'static Header) -> io::Result<()> {
     let clock = header.clock.stopped();
     let head = Head { system: system(), secret: header.secret, clock };
@@ -42,6 +43,7 @@ pub fn save(header: &'static Header) -> io::Result<()> {
     let mut writer = Writer::new(BufWriter::with_capacity(BUFFER, file), &head)?;
     header.table().export(clock.steady, |record| writer.add(&Entry::State(*record)))?;
     leases(header, clock.steady, |lease| writer.add(&Entry::Lease(*lease)))?;
+    stats::export(header, |entry| writer.add(entry))?;
     writer.finish()?;
     // SAFETY: both are terminated strings; at this level nothing is raised. It brings the file to disk before and after.
     match unsafe { pg_sys::durable_rename(NEW_FILE.as_ptr(), FILE.as_ptr(), pg_sys::LOG as i32) } {
@@ -104,6 +106,9 @@ impl Saved {
         let (mut leases, mut homeless) = (0u64, 0u64);
         let install = |entry: Entry<'_>| match entry {
             Entry::State(record) if record.fresh > now => {
+                if let Some((limiter, key)) = record.banned() {
+                    header.lists.mark(header.lists.place(limiter), key);
+                }
                 states += 1;
                 refused += u64::from(table.install(&record, now, |_| true).is_err());
             }
@@ -112,6 +117,8 @@ impl Saved {
                 let place = header.with_slots(|slots| slots.restore(&lease, now));
                 homeless += u64::from(place.is_none());
             }
+            Entry::Total(total) => stats::install_total(header, &total),
+            Entry::Denied(key) => stats::install_key(header, &key),
             _ => {}
         };
         let again = self.file.rewind().map_err(Flaw::from);

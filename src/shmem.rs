@@ -7,13 +7,16 @@
 
 mod dynamic;
 mod slots;
+mod stats;
 
 pub use slots::{process, process_of, STEPS};
+pub use stats::{watch, Keys, LIMITERS, SKETCHES};
 
 use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use pgrx::pg_sys;
+use ratelimit_core::lists::Lists;
 use ratelimit_core::table::{Cell, Host, Shape, Table};
 use ratelimit_core::{Micros, Now, Secret};
 use ratelimit_saved::Head;
@@ -42,6 +45,8 @@ pub struct Header {
     pub turns: Turns,
     evictions: Apart<AtomicU64>,
     pub board: Board,
+    /// Which keys are treated otherwise.
+    pub lists: Lists,
 }
 
 /// On a cache line of its own: what is written often must not slow down what is read often.
@@ -239,9 +244,9 @@ pub fn install() {
 static mut PREVIOUS_REQUEST: pg_sys::shmem_request_hook_type = None;
 static mut PREVIOUS_STARTUP: pg_sys::shmem_startup_hook_type = None;
 
-/// One for each partition, one for the news, and one for the slots.
+/// One for each partition, one for the news, one for the slots, and two for statistics.
 fn locks(shape: Shape) -> usize {
-    shape.partitions + 2
+    shape.partitions + 4
 }
 
 /// The header and the locks are paid for by a few cells less: 128 bytes a key are meant to be all. A small table pays a sixteenth.
@@ -266,6 +271,7 @@ unsafe extern "C-unwind" fn request() {
         SIZE.store(size, Ordering::Relaxed);
         pg_sys::RequestAddinShmemSpace(size);
         pg_sys::RequestAddinShmemSpace(slots::size(&slots::shape()));
+        pg_sys::RequestAddinShmemSpace(size_of::<stats::Statistics>());
         pg_sys::RequestNamedLWLockTranche(TRANCHE.as_ptr(), locks(shape) as i32);
     }
 }
@@ -288,7 +294,12 @@ unsafe extern "C-unwind" fn startup() {
         let slots_size = slots::size(&slots::shape());
         let slots = pg_sys::ShmemInitStruct(c"ratelimit slots".as_ptr(), slots_size, &mut found);
         slots::SLOTS.store(slots.cast(), Ordering::Relaxed);
+        let stats_size = size_of::<stats::Statistics>();
+        let name = c"ratelimit statistics".as_ptr();
+        let stats = pg_sys::ShmemInitStruct(name, stats_size, &mut found);
+        stats::STATISTICS.store(stats.cast(), Ordering::Relaxed);
         if !found {
+            stats::clear();
             slots::clear();
             begin(header);
         }
@@ -309,6 +320,7 @@ unsafe fn begin(header: *mut Header) {
             if !saved.load(&*header) {
                 header.add(1).cast::<Cell>().write_bytes(0, (*header).shape.cells());
                 slots::clear();
+                stats::clear();
                 initialise(header, shape(), None);
             }
         }

@@ -3,17 +3,25 @@
 //! All limits count in a table of cells. That of shared memory is everybody's; a session has one of its own where there is none, for
 //! durable limits only.
 
+mod asked;
+mod count;
 mod slots;
+mod verdict;
 mod wait;
 
 use std::rc::Rc;
 
 use pgrx::pg_sys;
-use ratelimit_core::table::{Cell, Full, OnFull, Request, Taken, Unable};
-use ratelimit_core::{Decision, Now, Operation, Reason, Receipts, Rule};
+use ratelimit_core::table::{Cell, Full, OnFull, Request, Taken, Unable, DENIALS};
+use ratelimit_core::{Brief, Decision, Now, Operation, Reason, Receipts, Rule};
 use smallvec::SmallVec;
 
-use crate::catalog::{self, DefinedRule, Definition, Id, Stake};
+pub use asked::Asked;
+use count::count_plain;
+pub use verdict::Verdict;
+
+use crate::bans;
+use crate::catalog::{self, DefinedRule, Definition, Id, Mode, Stake};
 use crate::config;
 use crate::durable;
 use crate::error::{Error, Result};
@@ -26,80 +34,6 @@ use crate::transaction;
 pub struct Store {
     header: &'static Header,
     function: pg_sys::Oid,
-}
-
-/// What a call asks, rule by rule, and of whom.
-#[derive(Default)]
-pub struct Asked<'a> {
-    pub requests: SmallVec<[Request<'a>; 4]>,
-    of: SmallVec<[Of<'a>; 4]>,
-    /// Of whom a slot is asked as well.
-    slots: SmallVec<[(&'a Definition, &'a [u8]); 1]>,
-    /// Of whom slots are all there is to tell, and none is asked.
-    shown: Option<(&'a Definition, &'a [u8])>,
-    /// Whether all that is taken has to be remembered, for as long as the call may be interrupted.
-    waits: bool,
-}
-
-/// Whom a request is for: a limiter, one of its rules, and a key.
-pub type Of<'a> = (&'a Definition, &'a Rc<DefinedRule>, &'a [u8]);
-
-impl<'a> Asked<'a> {
-    /// What one call for one key asks.
-    pub fn new(limiter: &'a Definition, key: &'a [u8], cost: u64) -> Result<Self> {
-        let requests = limiter.requests(key, cost)?;
-        let of = limiter.rules().iter().map(|rule| (limiter, rule, key)).collect();
-        let bounded = limiter.max_concurrent().map(|_| (limiter, key));
-        let slots = bounded.filter(|_| cost > 0).into_iter().collect();
-        let shown = bounded.filter(|_| cost == 0 && limiter.rules().is_empty());
-        Ok(Asked { requests, of, slots, shown, waits: false })
-    }
-
-    /// Whether a slot is asked as well.
-    pub fn has_slots(&self) -> bool {
-        !self.slots.is_empty()
-    }
-
-    /// Adds the slot that one call for one key needs.
-    pub fn push_slots(&mut self, other: &Asked<'a>) {
-        self.slots.extend_from_slice(&other.slots);
-    }
-
-    /// Adds what is asked of one rule.
-    pub fn push(&mut self, request: Request<'a>, of: Of<'a>) {
-        self.requests.push(request);
-        self.of.push(of);
-    }
-
-    /// Whom each request is for.
-    pub fn parts(self) -> impl Iterator<Item = (Request<'a>, Of<'a>)> {
-        self.requests.into_iter().zip(self.of)
-    }
-
-    /// The key as the tables know it.
-    fn digest(&self, n: usize) -> Id {
-        let (definition, rule, key) = self.of[n];
-        definition.digest(key, rule)
-    }
-
-    fn stake(&self, n: usize) -> Stake {
-        self.of[n].1.stake
-    }
-
-    fn is_remembered(&self, n: usize) -> bool {
-        self.waits || self.stake(n) != Stake::Keep
-    }
-
-    /// Whether nothing that is asked needs to be remembered.
-    fn is_kept(&self) -> bool {
-        (0..self.of.len()).all(|n| !self.is_remembered(n))
-    }
-
-    fn durable(&self) -> impl Iterator<Item = usize> + use<> {
-        let durable: SmallVec<[usize; 4]> =
-            (0..self.of.len()).filter(|n| self.stake(*n) == Stake::Durable).collect();
-        durable.into_iter()
-    }
 }
 
 impl Store {
@@ -161,42 +95,88 @@ impl Store {
     /// Takes the cost, or nothing.
     #[inline(always)]
     pub fn try_take(&self, limiter: &Definition, key: &[u8], cost: u64) -> Result<bool> {
-        let Some(request) = limiter.only_request(key, cost) else {
-            return Ok(self.decide(limiter, key, cost, Operation::Take)?.allowed);
+        let listed = limiter.list_key(key);
+        let in_full = || Ok(self.decide(limiter, key, cost, Operation::Take)?.allowed);
+        let (Some(mut request), Some(mut rule)) =
+            (limiter.plain_request(listed, cost), limiter.rules().first())
+        else {
+            return in_full();
         };
         if !config::enabled() {
+            limiter.stats().passed();
             return Ok(true);
         }
-        match limiter.stake() {
+        let verdict;
+        if self.may_be_listed(limiter, listed) {
+            verdict = self.look_up(limiter, key, listed)?;
+            match &verdict {
+                Verdict::Limited(Some(own)) => {
+                    (request.rule, request.mark, rule) = (&own.rule, own.mark, own);
+                }
+                Verdict::Limited(None) => {}
+                Verdict::Passes | Verdict::ShutOut(..) => return in_full(),
+            }
+        }
+        let (brief, now) = match limiter.stake() {
             Stake::Keep => {
                 let now = self.now(std::slice::from_ref(&request));
-                let taken = self.header.table().try_take(&request, now);
-                Ok(taken.unwrap_or_else(|_| config::on_full() == OnFull::Allow))
+                let brief = self.header.table().try_take(&request, now);
+                let brief = brief.unwrap_or_else(|_| match config::on_full() {
+                    OnFull::Allow => Brief::ALLOWED,
+                    OnFull::Deny | OnFull::Evict => Brief::REFUSED,
+                });
+                (brief, now)
             }
-            Stake::Refund | Stake::Durable => self.try_take_for_now(limiter, key, request),
+            Stake::Refund | Stake::Durable => {
+                match self.try_take_for_now(limiter, rule, key, request) {
+                    Some(taken) => taken,
+                    None => return in_full(),
+                }
+            }
+        };
+        count_plain(limiter, listed, key, brief, now);
+        // What can never pass is no reason to be banned.
+        if !brief.allowed
+            && limiter.bans().is_some()
+            && (1..=request.rule.capacity()).contains(&cost)
+        {
+            bans::denied(self.header, limiter, key, listed)?;
         }
+        Ok(brief.allowed)
+    }
+
+    /// The same, and why not.
+    pub fn refusal(&self, limiter: &Definition, key: &[u8], cost: u64) -> Result<Option<Decision>> {
+        let operation = match limiter.bans() {
+            None if self.try_take(limiter, key, cost)? => return Ok(None),
+            None => Operation::Peek,
+            // The denial for which a key is banned is still reported as what it was.
+            Some(_) => Operation::Take,
+        };
+        let decision = self.decide(limiter, key, cost, operation)?;
+        Ok(Some(decision).filter(|decision| operation == Operation::Peek || !decision.allowed))
     }
 
     /// The same where the transaction may have to give back. The short way is for a copy that is there.
     fn try_take_for_now(
         &self,
         limiter: &Definition,
+        rule: &Rc<DefinedRule>,
         key: &[u8],
         mut request: Request<'_>,
-    ) -> Result<bool> {
+    ) -> Option<(Brief, Now)> {
         if !request.durable || durable::has_chosen() && shmem::is_shared(self.header) {
             request.pin = !transaction::pins(request.key);
             let now = self.now(std::slice::from_ref(&request));
-            if let Ok((taken, receipt)) = self.header.table().try_take_with_receipt(&request, now) {
+            if let Ok((brief, receipt)) = self.header.table().try_take_with_receipt(&request, now) {
                 if let Some(receipt) = receipt {
-                    let rule = &limiter.rules()[0];
                     let new = || (rule.clone(), digest_of(limiter, key, rule));
                     transaction::record(self.header, &request, receipt, new);
                 }
-                return Ok(taken);
+                return Some((brief, now));
             }
         }
-        Ok(self.decide(limiter, key, request.cost, Operation::Take)?.allowed)
+        None
     }
 
     /// Takes the cost or nothing, or only looks, and says all about it.
@@ -207,25 +187,45 @@ impl Store {
         cost: u64,
         operation: Operation,
     ) -> Result<Decision> {
-        self.decide_all(&mut Asked::new(limiter, key, cost)?, operation)
+        let verdict = self.verdict(limiter, key)?;
+        let mut asked = Asked::new(limiter, &verdict, key, cost)?;
+        let decision = self.decide_all(&mut asked, operation)?;
+        if operation == Operation::Take {
+            self.count_asked(&asked, limiter, key, decision.brief(cost));
+        }
+        Ok(as_said(limiter, decision))
     }
 
-    /// The same for requests to several limiters.
+    /// The same for requests to several limiters, none of them in shadow. For statistics, the caller counts it.
     pub fn decide_all(&self, asked: &mut Asked<'_>, operation: Operation) -> Result<Decision> {
-        if !config::enabled() {
-            return Ok(Decision::unlimited());
+        if let Some(decision) = asked.settled() {
+            return Ok(decision);
         }
-        match operation {
+        let decision = match operation {
             Operation::Take => self.with_slots(
                 asked,
                 |asked| self.decide_rates(asked, operation),
                 |decision| decision.allowed,
                 |refused| refused,
-            ),
+            )?,
             Operation::Peek => match self.missing_slot(asked)? {
-                Some(refused) => Ok(refused),
-                None => self.decide_rates(asked, operation),
+                Some(refused) => refused,
+                None => self.decide_rates(asked, operation)?,
             },
+        };
+        if operation == Operation::Take && decision.reason == Some(Reason::Rate) {
+            self.count_denial(asked, decision.binding)?;
+        }
+        Ok(decision)
+    }
+
+    /// Remembers that a request was refused, where that may lead to a ban.
+    fn count_denial(&self, asked: &Asked<'_>, request: usize) -> Result<()> {
+        match asked.whom(request) {
+            Some((limiter, key)) if limiter.bans().is_some() => {
+                bans::denied(self.header, limiter, key, limiter.list_key(key))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -243,21 +243,26 @@ impl Store {
     }
 
     /// What a key has left, and what a call for it would be answered, both at the same moment.
-    pub fn standing(&self, limiter: &Definition, key: &[u8]) -> Result<(Decision, Decision)> {
-        if !config::enabled() {
-            return Ok((Decision::unlimited(), Decision::unlimited()));
+    pub fn standing(
+        &self,
+        limiter: &Definition,
+        verdict: &Verdict,
+        key: &[u8],
+    ) -> Result<(Decision, Decision)> {
+        let one = Asked::new(limiter, verdict, key, 1)?;
+        if let Some(decision) = one.settled() {
+            return Ok((decision, as_said(limiter, decision)));
         }
-        let one = Asked::new(limiter, key, 1)?;
         if let Some(refused) = self.missing_slot(&one)? {
-            return Ok((refused, refused));
+            return Ok((refused, as_said(limiter, refused)));
         }
         if limiter.rules().is_empty() {
             let standing = self.and_slots(&one, Decision::unlimited(), Operation::Take)?;
             return Ok((standing, standing));
         }
         let table = self.header.table();
-        self.run(
-            &mut Asked::new(limiter, key, 0)?,
+        let (standing, next) = self.run(
+            &mut Asked::new(limiter, verdict, key, 0)?,
             false,
             |nothing, now, _| {
                 let standing = table.decide(nothing, now, Operation::Peek, None)?;
@@ -265,40 +270,59 @@ impl Store {
             },
             |full, asked, now| (self.when_full(full, asked, now), self.when_full(full, asked, now)),
             |_| false,
-        )
+        )?;
+        Ok((standing, as_said(limiter, next)))
     }
 
     /// Takes as much as is left, up to `at_most`.
     pub fn take_at_most(&self, limiter: &Definition, key: &[u8], at_most: u64) -> Result<u64> {
-        let mut asked = Asked::new(limiter, key, at_most)?;
-        if !config::enabled() {
-            return Ok(at_most);
+        let granted = self.take_what_is_left(limiter, key, at_most)?;
+        // Where it is not all that was asked, nothing is left.
+        let (some, all) = (granted > 0, granted == at_most);
+        self.count(limiter, key, Brief { allowed: some || all, near_limit: some && !all });
+        Ok(if limiter.mode() == Mode::Shadow { at_most } else { granted })
+    }
+
+    fn take_what_is_left(&self, limiter: &Definition, key: &[u8], at_most: u64) -> Result<u64> {
+        let verdict = self.verdict(limiter, key)?;
+        let mut asked = Asked::new(limiter, &verdict, key, at_most)?;
+        if let Some(decision) = asked.settled() {
+            return Ok(if decision.allowed { at_most } else { 0 });
         }
         let table = self.header.table();
-        self.with_slots(
+        // Another slot may be free when the next call comes, whatever is left of the rates.
+        let mut used_up = false;
+        let granted = self.with_slots(
             &mut asked,
             |asked| {
                 // Where there are only slots, nothing limits what goes with one.
                 if asked.requests.is_empty() {
                     return Ok(at_most);
                 }
-                self.run(
+                let granted = self.run(
                     asked,
                     true,
                     |requests, now, taken| table.take_at_most(requests, now, taken),
                     |_, asked, _| if self.lets_pass(asked) { at_most } else { 0 },
                     |granted| *granted > 0,
-                )
+                )?;
+                used_up = granted == 0 && asked.requests.iter().all(|r| r.rule.capacity() > 0);
+                Ok(granted)
             },
             |granted| *granted > 0,
             |_| 0,
-        )
+        )?;
+        if used_up && at_most > 0 {
+            self.count_denial(&asked, 0)?;
+        }
+        Ok(granted)
     }
 
     /// Takes whether it fits or not.
     pub fn charge(&self, limiter: &Definition, key: &[u8], cost: u64) -> Result<()> {
-        let mut asked = Asked::new(limiter, key, cost)?;
-        if !config::enabled() {
+        let verdict = self.verdict(limiter, key)?;
+        let mut asked = Asked::new(limiter, &verdict, key, cost)?;
+        if asked.requests.is_empty() {
             return Ok(());
         }
         let table = self.header.table();
@@ -316,10 +340,12 @@ impl Store {
     /// Gives back. Where a rollback would have to undo it, only what this part of the transaction took itself is given back at once,
     /// and the rest when it commits.
     pub fn refund(&self, limiter: &Definition, key: &[u8], cost: u64) -> Result<()> {
-        let mut asked = Asked::new(limiter, key, cost)?;
-        if !config::enabled() || cost == 0 {
+        let verdict = self.verdict(limiter, key)?;
+        let mut asked = Asked::new(limiter, &verdict, key, cost)?;
+        if asked.requests.is_empty() || cost == 0 {
             return Ok(());
         }
+        limiter.stats().refunded(cost);
         let table = self.header.table();
         if asked.is_kept() {
             // Where a key has no room there is nothing to give back.
@@ -345,10 +371,13 @@ impl Store {
     pub fn reset(&self, limiter: &Definition, key: &[u8]) -> Result<bool> {
         let table = self.header.table();
         if limiter.stake() != Stake::Durable {
-            let now = self.header.clock.now().steady;
-            return Ok(table.reset(limiter.key(key), limiter.positions(), now));
+            let (now, table_key) = (self.header.clock.now().steady, limiter.key(key));
+            // How often it was refused is forgotten, too, and is nothing that it has used.
+            table.reset(table_key, std::iter::once(DENIALS), now);
+            return Ok(table.reset(table_key, limiter.positions(), now));
         }
-        let mut asked = Asked::new(limiter, key, 0)?;
+        let verdict = self.verdict(limiter, key)?.in_general();
+        let mut asked = Asked::new(limiter, &verdict, key, 0)?;
         self.hold(&mut asked)?;
         let now = self.now(&asked.requests);
         let used = match table.decide(&asked.requests, now, Operation::Peek, None) {
@@ -512,6 +541,12 @@ impl Store {
             binding: 0,
         }
     }
+}
+
+/// What a limiter says to its own decision: in shadow it refuses nothing.
+fn as_said(limiter: &Definition, decision: Decision) -> Decision {
+    let allowed = decision.allowed || limiter.mode() == Mode::Shadow;
+    Decision { allowed, ..decision }
 }
 
 fn digest_of(limiter: &Definition, key: &[u8], rule: &DefinedRule) -> Id {

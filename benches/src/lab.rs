@@ -43,6 +43,10 @@ const OBJECTS: &str = "
     SELECT rl_create_limiter('sliding_window', '1000000000000 per hour', 'sliding_window');
     SELECT rl_create_limiter('sliding_log', '100 per hour', 'sliding_log');
     SELECT rl_create_limiter('two_rules', '1000000000 per hour; 1000000000000 per day');
+    SELECT rl_create_limiter('listed', '10 per day burst 1000000000000');
+    INSERT INTO rl_overrides (limiter, key, action, quota)
+        SELECT 'listed', 'vip:' || n, 'limit', 1000 FROM generate_series(1, 100000) AS n;
+    SELECT rl_ban('listed', 'banned:' || n, NULL) FROM generate_series(1, 1000) AS n;
 
     CREATE UNLOGGED TABLE keys AS
         SELECT 'user:' || n AS key FROM generate_series(1, 1000000) AS n ORDER BY random();

@@ -91,6 +91,16 @@ fn decisions(inside: &Inside) -> Vec<Target> {
         over_empty(inside::CHECK, false, 500.0),
         refund("in one transaction", inside::REFUND, inside::ACQUIRE),
         refund("each committed", inside::REFUND_ALONE, inside::ACQUIRE_ALONE),
+        Target::new(
+            "speed with 100,000 overrides and 1,000 bans / without",
+            inside.speed(inside::LISTED, inside::ACQUIRE),
+            Bound::AtLeast(0.9),
+        ),
+        Target::new(
+            "a key with an override over one without a list: ns of CPU",
+            inside.difference(inside::OVERRIDDEN, inside::ACQUIRE),
+            Bound::AtMost(50.0),
+        ),
     ]
 }
 

@@ -2,8 +2,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use ratelimit_core::{Decision, Operation};
+use ratelimit_core::{Brief, Decision, Operation};
 
+use crate::catalog::Mode;
 use crate::datum;
 use crate::error::Error;
 use crate::function::pg_function;
@@ -26,14 +27,24 @@ pg_function! {
         let store = Store::new(call)?;
         let definitions = limiters.iter().map(|name| store.limiter(name)).collect::<Result<Vec<_>, _>>()?;
 
-        let mut asked = Asked::default();
+        let pairs = || definitions.iter().zip(&keys).enumerate();
+        let verdicts = pairs()
+            .map(|(_, (limiter, key))| store.verdict(limiter, key))
+            .collect::<Result<Vec<_>, _>>()?;
+
+        let (mut asked, mut shut_out) = (Asked::default(), None::<Decision>);
         // Whose request it is, and which request a key has: a pair that is named twice is asked once, for both costs.
         let mut owners = Vec::new();
         let (mut places, mut slot_owners) = (HashMap::new(), Vec::new());
         let mut with_slot = HashSet::new();
-        for (n, definition) in definitions.iter().enumerate() {
-            let one = Asked::new(definition, keys[n], costs[n])?;
-            if one.has_slots() && with_slot.insert(definition.key(keys[n])) {
+        let is_shadow = |n: &usize| definitions[*n].mode() == Mode::Shadow;
+        for (n, (definition, key)) in pairs().filter(|(n, _)| !is_shadow(n)) {
+            let one = Asked::new(definition, &verdicts[n], key, costs[n])?;
+            if let Some(refused) = one.settled().filter(|decision| !decision.allowed) {
+                let refused = Decision { binding: n, ..refused };
+                shut_out = Some(shut_out.map_or(refused, |other| other.and(refused)));
+            }
+            if one.has_slots() && with_slot.insert(definition.key(key)) {
                 asked.push_slots(&one);
                 slot_owners.push(n);
             }
@@ -54,13 +65,35 @@ pg_function! {
         if asked.requests.len() > MOST_TOGETHER {
             return Err(Error::too_many("rules of limits", MOST_TOGETHER));
         }
-        let decision = if keys.is_empty() {
-            Decision::unlimited()
-        } else {
-            store.decide_all(&mut asked, Operation::Take)?
-        };
         owners.extend(slot_owners);
-        let limiter = owners.get(decision.binding).map(|n| datum::text(limiters[*n]));
+        let mut decision = match shut_out {
+            Some(refused) => refused,
+            None => {
+                let decision = store.decide_all(&mut asked, Operation::Take)?;
+                let binding = owners.get(decision.binding).copied().unwrap_or(0);
+                Decision { binding, ..decision }
+            }
+        };
+        let brief = costs.get(decision.binding).map_or(Brief::ALLOWED, |cost| decision.brief(*cost));
+        for (n, (limiter, key)) in pairs().filter(|(n, _)| !is_shadow(n)) {
+            if n == decision.binding {
+                store.count(limiter, key, brief);
+            } else if brief.allowed {
+                store.count(limiter, key, Brief::ALLOWED);
+            }
+        }
+        // In shadow each limiter is asked by itself, if the others would let the call pass.
+        let lets_pass = decision.allowed;
+        for n in (0..keys.len()).filter(|n| lets_pass && is_shadow(n)) {
+            let said = store.decide(&definitions[n], keys[n], costs[n], Operation::Take)?;
+            let said = Decision { binding: n, ..said };
+            decision = match (decision.reason, said.reason) {
+                (None, None) => decision.and(said),
+                (None, Some(_)) => said,
+                (Some(_), _) => decision,
+            };
+        }
+        let limiter = limiters.get(decision.binding).map(|name| datum::text(name));
         let [a, b, c, d, e, f] = datum::decision(&decision);
         Ok(datum::row(call, &[a, b, c, d, e, f, limiter]))
     }

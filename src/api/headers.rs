@@ -17,9 +17,10 @@ pg_function! {
         let store = Store::new(call)?;
         let limiter = store.limiter(limiter)?;
         // What a call would find, not what it would leave.
-        let (standing, next) = store.standing(&limiter, key)?;
+        let verdict = store.verdict(&limiter, key)?;
+        let (standing, next) = store.standing(&limiter, &verdict, key)?;
 
-        let policies: Vec<_> = limiter.policies().collect();
+        let policies: Vec<_> = verdict.rules(&limiter).map(|rule| rule.policy()).collect();
         let names: Vec<_> = (1..=policies.len())
             .map(|n| if policies.len() == 1 { quoted(&limiter.name) } else { quoted(&format!("{}.{n}", limiter.name)) })
             .collect();
@@ -28,21 +29,26 @@ pg_function! {
             .zip(&policies)
             .map(|(name, (quota, window))| format!("{name};q={quota};w={window}"))
             .collect();
-        let (remaining, reset) = (standing.remaining, seconds(standing.reset_after));
+        let remaining = standing.remaining;
+        // A ban may have no end.
+        let reset = (standing.reset_after != Micros::MAX).then(|| seconds(standing.reset_after));
         let mut headers = Map::new();
         let mut set = |name: &str, value: String| headers.insert(name.into(), json!(value));
-        if policy.is_empty() {
+        let is_limited = standing.quota != u64::MAX;
+        if policy.is_empty() && is_limited {
             set("X-RateLimit-Limit", standing.quota.to_string());
             set("X-RateLimit-Remaining", remaining.to_string());
-        } else {
+        }
+        if !policy.is_empty() {
             set("RateLimit-Policy", policy.join(", "));
         }
-        if standing.quota != u64::MAX && !policies.is_empty() {
+        if is_limited && !policies.is_empty() {
             let name = names.get(standing.binding).map_or("", String::as_str);
-            set("RateLimit", format!("{name};r={remaining};t={reset}"));
+            let time = reset.map_or_else(String::new, |reset| format!(";t={reset}"));
+            set("RateLimit", format!("{name};r={remaining}{time}"));
             set("X-RateLimit-Limit", standing.quota.to_string());
             set("X-RateLimit-Remaining", remaining.to_string());
-            set("X-RateLimit-Reset", reset.to_string());
+            reset.map(|reset| set("X-RateLimit-Reset", reset.to_string()));
         }
         if let (false, Some(wait)) = (next.allowed, next.retry_after) {
             set("Retry-After", seconds(wait).max(1).to_string());

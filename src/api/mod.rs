@@ -2,10 +2,13 @@
 
 mod acquire;
 mod admin;
+mod bans;
 mod batch;
+mod documents;
 mod headers;
 mod policy;
 mod rates;
 mod simulate;
 mod slots;
+mod stats;
 mod wait;

@@ -5,6 +5,7 @@ use ratelimit_core::slots::{Kind, Token};
 use ratelimit_core::Micros;
 
 use super::wait::{deadline, span};
+use crate::catalog::{Definition, Mode};
 use crate::datum::{self, Rows};
 use crate::error::{Error, Result};
 use crate::function::{pg_function, Call};
@@ -56,7 +57,8 @@ pg_function! {
         let (limiter, key, ttl) = (call.text(0, "limiter")?, call.text(1, "key")?, call.ttl(2)?);
         let store = Store::new(call)?;
         let limiter = store.limiter(limiter)?;
-        token(call, store.slots(&limiter, key)?.try_lease(ttl)?)
+        let slots = store.slots(&limiter, key)?;
+        lease(call, &store, &limiter, key, || slots.try_lease(ttl))
     }
 }
 
@@ -68,7 +70,11 @@ pg_function! {
         let store = Store::new(call)?;
         let limiter = store.limiter(limiter)?;
         let slots = store.slots(&limiter, key)?;
-        token(call, slots.lease(ttl, deadline(&store, &limiter, timeout))?)
+        let until = deadline(&store, &limiter, timeout);
+        lease(call, &store, &limiter, key, || match limiter.mode() {
+            Mode::Shadow => slots.try_lease(ttl),
+            _ => slots.lease(ttl, until),
+        })
     }
 }
 
@@ -117,8 +123,24 @@ pg_function! {
     }
 }
 
-/// A token, or null.
-fn token(call: &Call, token: Option<Token>) -> Result<Datum> {
+/// The token of a lease, or null. Where slots have nothing to say, and in shadow where there are none, it frees nothing.
+fn lease(
+    call: &Call,
+    store: &Store,
+    limiter: &Definition,
+    key: &[u8],
+    take: impl FnOnce() -> Result<Option<Token>>,
+) -> Result<Datum> {
+    let token = match store.settled(limiter, key)? {
+        Some(true) => Some(slots::no_lease()?),
+        Some(false) => None,
+        None => take()?,
+    };
+    store.count_answer(limiter, key, token.is_some());
+    let token = match token {
+        None if limiter.mode() == Mode::Shadow => Some(slots::no_lease()?),
+        token => token,
+    };
     Ok(token.map_or_else(|| call.null(), datum::uuid))
 }
 
@@ -127,7 +149,12 @@ fn try_slot(call: &Call, term: Term) -> Result<Datum> {
     let store = Store::new(call)?;
     let limiter = store.limiter(limiter)?;
     let slots = store.slots(&limiter, key)?;
-    Ok(Datum::from(!store.is_enabled() || slots.try_take(term)?))
+    let taken = match store.settled(&limiter, key)? {
+        Some(answer) => answer,
+        None => slots.try_take(term)?,
+    };
+    store.count_answer(&limiter, key, taken);
+    Ok(Datum::from(taken || limiter.mode() == Mode::Shadow))
 }
 
 fn slot(call: &Call, term: Term) -> Result<Datum> {
@@ -137,7 +164,13 @@ fn slot(call: &Call, term: Term) -> Result<Datum> {
     let limiter = store.limiter(limiter)?;
     let slots = store.slots(&limiter, key)?;
     let until = deadline(&store, &limiter, timeout);
-    Ok(Datum::from(!store.is_enabled() || slots.take(term, until)?))
+    let taken = match store.settled(&limiter, key)? {
+        Some(answer) => answer,
+        None if limiter.mode() == Mode::Shadow => slots.try_take(term)?,
+        None => slots.take(term, until)?,
+    };
+    store.count_answer(&limiter, key, taken);
+    Ok(Datum::from(taken || limiter.mode() == Mode::Shadow))
 }
 
 impl Call {
@@ -149,7 +182,7 @@ impl Call {
         }
     }
 
-    fn uuid(&self, n: usize, name: &str) -> Result<Token> {
+    pub fn uuid(&self, n: usize, name: &str) -> Result<Token> {
         // SAFETY: SQL declares the argument as uuid, which is 16 bytes, passed by reference.
         Ok(unsafe { *self.required(n, name)?.cast_mut_ptr::<Token>() })
     }

@@ -4,9 +4,11 @@ use std::hash::BuildHasher;
 use std::rc::Rc;
 
 use pgrx::pg_sys;
-use ratelimit_core::table::{rule_key, Key, Request};
+use ratelimit_core::calendar::Utc;
+use ratelimit_core::lists::Place;
+use ratelimit_core::table::{rule_key, Key, Request, DENIALS};
 use ratelimit_core::{
-    check_together, Algorithm, Anchor, KeyHasher, Micros, Period, RateSpec, Refill, Rule,
+    check_together, Algorithm, Anchor, Calendar, KeyHasher, Micros, Period, RateSpec, Refill, Rule,
     RuleError, Secret, SECOND,
 };
 use rustc_hash::FxBuildHasher;
@@ -15,6 +17,7 @@ use smallvec::SmallVec;
 use super::scan::{Id, LimiterRow, RuleRow, Tables};
 use crate::error::{Error, Result};
 use crate::interval::Parts;
+use crate::stats::Stats;
 use crate::zone;
 
 /// A limiter.
@@ -27,10 +30,44 @@ pub struct Definition {
     /// Of a durable limiter: how the tables know keys.
     digest: KeyHasher,
     stake: Stake,
+    mode: Mode,
+    /// Whether one rule decides, and nothing else: what most limiters are.
+    is_plain: bool,
     id: Id,
     max_concurrent: Option<u32>,
     wait_timeout: Option<Micros>,
+    stats: Stats,
     rules: Vec<Rc<DefinedRule>>,
+    bans: Option<BanPolicy>,
+    pub lists: Lists,
+}
+
+/// What a limiter does when it refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    Enforce,
+    /// It allows, and says what it would have refused.
+    Shadow,
+    /// It allows, and counts nothing.
+    Off,
+}
+
+/// When a limiter bans a key by itself.
+pub struct BanPolicy {
+    /// Counts denials, exactly: it lets pass as many as there may be.
+    denials: Rule,
+    /// For how long; `None` for ever.
+    pub duration: Option<Micros>,
+}
+
+/// Where the keys are listed that this limiter treats otherwise.
+#[derive(Clone, Copy, Default)]
+pub struct Lists {
+    pub tables: Option<Tables>,
+    /// Where shared memory knows of it.
+    pub place: Option<Place>,
+    /// Whether there was anything when the definition was read.
+    pub any: bool,
 }
 
 /// What becomes of what a transaction takes.
@@ -56,13 +93,41 @@ pub struct DefinedRule {
     /// The schema with its tables.
     pub schema: pg_sys::Oid,
     spec: RateSpec,
+    calendar: Option<Rc<dyn Calendar>>,
+}
+
+impl DefinedRule {
+    /// How much passes in how many seconds, rounded up: a bucket's burst in the time it takes to fill.
+    pub fn policy(&self) -> (u64, Micros) {
+        let (capacity, period) = (self.spec.capacity(), self.spec.period.longest());
+        let quota = self.spec.quota.max(1);
+        let fills = u128::from(capacity) * period.unsigned_abs() as u128 / u128::from(quota);
+        let fills = if capacity == 0 { period as u128 } else { fills };
+        (capacity, fills.div_ceil(SECOND as u128).try_into().unwrap_or(Micros::MAX))
+    }
+
+    /// The same rule with another quota, and another burst if one is given.
+    fn limited(&self, limiter: &str, quota: u64, burst: Option<u64>) -> Result<Self> {
+        let spec = RateSpec { quota, burst: burst.or(self.spec.burst), ..self.spec };
+        // Nothing of a burst is left where nothing refills it.
+        let spec = RateSpec { burst: spec.burst.filter(|_| quota > 0), ..spec };
+        let calendar = self.calendar.clone().unwrap_or_else(|| Rc::new(Utc));
+        let rule = Rule::new(&spec, calendar)
+            .map_err(|error| Error::rule(limiter, self.position.cast_signed(), error))?;
+        Ok(DefinedRule {
+            rule,
+            mark: self.mark ^ FxBuildHasher.hash_one(format!("{spec:?}")) as u8,
+            spec,
+            calendar: self.calendar.clone(),
+            ..*self
+        })
+    }
 }
 
 impl Definition {
     /// Checks what the tables say. State is known by all that tells this limiter from any other that was ever created: a
     /// limiter that is dropped and created again does not find what was left of the old one.
     pub fn new(tables: &Tables, name: &[u8], row: LimiterRow, secret: &Secret) -> Result<Self> {
-        unsupported(&row)?;
         let stake = match (row.storage.as_str(), row.on_rollback.as_str()) {
             ("durable", "keep") => return Err(Error::durable_keep(&row.name)),
             ("durable", _) => Stake::Durable,
@@ -77,19 +142,34 @@ impl Definition {
         let specs: Vec<_> = rules.iter().map(|rule| rule.spec).collect();
         let last = row.rules.last().map_or(1, |rule| rule.position);
         check_together(&specs).map_err(|error| Error::rule(&row.name, last, error))?;
-        let hasher = hasher(secret, tables, &row.id, &row.storage);
+        let hasher = hasher(tables, &row.id, secret);
         // The id is random and known to nobody outside, as a secret should be.
         let digest = KeyHasher::new(&row.id, &[]);
+        let mode = match row.mode.as_str() {
+            "enforce" => Mode::Enforce,
+            "shadow" => Mode::Shadow,
+            "off" => Mode::Off,
+            other => return Err(Error::enum_value("mode", other.as_bytes())),
+        };
+        let bans = ban_policy(&row)?;
+        let max_concurrent = row.max_concurrent.map(|slots| slots.try_into().unwrap_or(0));
+        let is_plain = mode == Mode::Enforce && rules.len() == 1 && max_concurrent.is_none();
         Ok(Definition {
             name: row.name,
             key: name.into(),
             hasher,
             digest,
             stake,
+            mode,
+            is_plain,
             id: row.id,
-            max_concurrent: row.max_concurrent.map(|slots| slots.try_into().unwrap_or(0)),
+            max_concurrent,
             wait_timeout: row.wait_timeout.map(Parts::wait),
+            stats: Stats::default(),
             rules,
+            // A limiter that refuses nothing bans nobody.
+            bans: bans.filter(|_| mode == Mode::Enforce),
+            lists: Lists::default(),
         })
     }
 
@@ -110,9 +190,14 @@ impl Definition {
             hasher,
             digest: hasher,
             stake: Stake::Keep,
+            mode: Mode::Enforce,
+            is_plain: true,
             id: Id::default(),
             max_concurrent: None,
             wait_timeout: None,
+            stats: Stats::default(),
+            bans: None,
+            lists: Lists::default(),
             rules: vec![Rc::new(DefinedRule {
                 rule,
                 position: 0,
@@ -121,8 +206,20 @@ impl Definition {
                 id: Id::default(),
                 schema: pg_sys::Oid::INVALID,
                 spec,
+                calendar: None,
             })],
         }
+    }
+
+    /// The same, and what it does is counted.
+    pub fn counted(self, stats: Stats) -> Self {
+        Definition { stats, ..self }
+    }
+
+    /// Where what it does is counted.
+    #[inline(always)]
+    pub fn stats(&self) -> &Stats {
+        &self.stats
     }
 
     /// What becomes of what a transaction takes.
@@ -166,10 +263,24 @@ impl Definition {
         *self.key == *name
     }
 
+    /// The key as lists know it, whatever the storage.
+    #[inline(always)]
+    pub fn list_key(&self, key: &[u8]) -> Key {
+        self.hasher.key(key)
+    }
+
+    /// The key as the table knows it, by the key that lists know.
+    #[inline(always)]
+    pub fn table_key(&self, [high, low]: Key) -> Key {
+        // What is durable has nothing to do with what was in memory before.
+        const DURABLE: u64 = 1 << 32;
+        [high, if self.stake == Stake::Durable { low ^ DURABLE } else { low }]
+    }
+
     /// The key as the table knows it.
     #[inline(always)]
     pub fn key(&self, key: &[u8]) -> Key {
-        self.hasher.key(key)
+        self.table_key(self.list_key(key))
     }
 
     /// The key of a durable limiter, as all sessions know it without sharing memory.
@@ -201,25 +312,60 @@ impl Definition {
         self.rules.iter().map(|rule| rule.position)
     }
 
-    /// What one call asks of the only rule, where there is only one and nothing else.
+    /// What a limiter does when it refuses.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// When it bans a key by itself, if it does.
     #[inline(always)]
-    pub fn only_request(&self, key: &[u8], cost: u64) -> Option<Request<'_>> {
+    pub fn bans(&self) -> Option<&BanPolicy> {
+        self.bans.as_ref()
+    }
+
+    /// What one call asks of the only rule, where one rule decides and nothing else.
+    #[inline(always)]
+    pub fn plain_request(&self, key: Key, cost: u64) -> Option<Request<'_>> {
         match &self.rules[..] {
-            [only] if self.max_concurrent.is_none() => {
-                Some(self.request(only, true, self.key(key), cost))
+            [only, ..] if self.is_plain => {
+                Some(self.request(only, true, self.table_key(key), cost))
             }
             _ => None,
         }
     }
 
-    /// What one call asks of each rule.
-    pub fn requests(&self, key: &[u8], cost: u64) -> Result<SmallVec<[Request<'_>; 4]>> {
+    /// What one call asks of each rule, of which these may stand in for the limiter's own.
+    pub fn requests<'a>(
+        &self,
+        rules: impl Iterator<Item = &'a Rc<DefinedRule>>,
+        key: &[u8],
+        cost: u64,
+    ) -> Result<SmallVec<[Request<'a>; 4]>> {
         if self.rules.is_empty() && self.max_concurrent.is_none() {
             return Err(Error::no_rules(&self.name));
         }
         let key = self.key(key);
-        let rules = self.rules.iter().enumerate();
-        Ok(rules.map(|(n, rule)| self.request(rule, n == 0, key, cost)).collect())
+        Ok(rules.enumerate().map(|(n, rule)| self.request(rule, n == 0, key, cost)).collect())
+    }
+
+    /// What counts one denial of a key.
+    pub fn denial<'a>(&self, policy: &'a BanPolicy, key: Key) -> Request<'a> {
+        Request {
+            rule: &policy.denials,
+            key: rule_key(self.table_key(key), DENIALS),
+            tag: self.tag(),
+            primary: false,
+            cost: 1,
+            durable: false,
+            pin: false,
+            mark: 0,
+        }
+    }
+
+    /// The first rule as an override has it; `None` where there are no rules.
+    pub fn limited(&self, quota: u64, burst: Option<u64>) -> Result<Option<Rc<DefinedRule>>> {
+        let first = self.rules.first();
+        first.map(|rule| rule.limited(&self.name, quota, burst).map(Rc::new)).transpose()
     }
 
     #[inline(always)]
@@ -243,29 +389,31 @@ impl Definition {
             mark: rule.mark,
         }
     }
-
-    /// For each rule, how much passes in how many seconds, rounded up: a bucket's burst in the time it takes to fill.
-    pub fn policies(&self) -> impl Iterator<Item = (u64, Micros)> + '_ {
-        self.rules.iter().map(|rule| {
-            let (capacity, period) = (rule.spec.capacity(), rule.spec.period.longest());
-            let fills = u128::from(capacity) * period.unsigned_abs() as u128
-                / u128::from(rule.spec.quota.max(1));
-            let fills = if capacity == 0 { period as u128 } else { fills };
-            (capacity, fills.div_ceil(SECOND as u128).try_into().unwrap_or(Micros::MAX))
-        })
-    }
 }
 
-/// How shared memory knows the keys of a limiter.
-pub fn hasher(secret: &Secret, tables: &Tables, id: &Id, storage: &str) -> KeyHasher {
-    let identity: [&[u8]; 4] = [
+/// How keys of a limiter are known: by all that tells it from any other that was ever created.
+pub fn hasher(tables: &Tables, id: &Id, secret: &Secret) -> KeyHasher {
+    let identity: [&[u8]; 3] = [
         // SAFETY: a plain variable, set when the process connected to its database.
         &unsafe { pg_sys::MyDatabaseId }.to_u32().to_le_bytes(),
         &tables.limiters.to_u32().to_le_bytes(),
         id,
-        storage.as_bytes(),
     ];
     KeyHasher::new(secret, &identity)
+}
+
+fn ban_policy(row: &LimiterRow) -> Result<Option<BanPolicy>> {
+    let (Some(after), Some(within)) = (row.ban_after, row.ban_within) else { return Ok(None) };
+    let spec = RateSpec {
+        algorithm: Algorithm::SlidingLog,
+        quota: after.unsigned_abs().into(),
+        period: Period::Span(within.wait()),
+        burst: None,
+        refill: Refill::Continuous,
+        anchor: Anchor::Clock,
+    };
+    let denials = spec.rule().map_err(|error| Error::ban_policy(&row.name, error))?;
+    Ok(Some(BanPolicy { denials, duration: row.ban_for.map(Parts::wait) }))
 }
 
 /// A key as a uuid.
@@ -295,12 +443,7 @@ fn defined(
         "interval" => Refill::Interval,
         other => return Err(unknown("refill", other)),
     };
-    let period = row.period.period("period", weeks_are_days)?;
-    // Only windows know a calendar.
-    let period = match (algorithm, period) {
-        (Algorithm::FixedWindow, _) | (_, Period::Months(_)) => period,
-        _ => Period::Span(row.period.span("period")?),
-    };
+    let period = row.period.period_of("period", algorithm, weeks_are_days)?;
     let spec = RateSpec {
         algorithm,
         quota: row.quota.try_into().map_err(|_| Error::negative("quota", row.quota))?,
@@ -319,18 +462,9 @@ fn defined(
     if algorithm != Algorithm::FixedWindow && !zone::is_utc(&row.time_zone) {
         return Err(wrong(RuleError::TimeZoneWithoutWindow));
     }
-    let rule = Rule::new(&spec, calendar).map_err(wrong)?;
+    let rule = Rule::new(&spec, calendar.clone()).map_err(wrong)?;
     let mark = FxBuildHasher.hash_one(format!("{spec:?} {}", row.time_zone)) as u8;
-    Ok(DefinedRule { rule, position: row.position.unsigned_abs(), stake, mark, id, schema, spec })
-}
-
-/// Refuses what the tables can say but this version cannot do.
-fn unsupported(row: &LimiterRow) -> Result<()> {
-    if row.mode != "enforce" {
-        return Err(Error::not_supported("a mode other than \"enforce\""));
-    }
-    if row.bans {
-        return Err(Error::not_supported("ban_after"));
-    }
-    Ok(())
+    let position = row.position.unsigned_abs();
+    let calendar = Some(calendar);
+    Ok(DefinedRule { rule, position, stake, mark, id, schema, spec, calendar })
 }

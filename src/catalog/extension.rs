@@ -61,6 +61,15 @@ impl Extension {
         self.schema
     }
 
+    /// The name of the schema, as SQL has to write it, in the database's encoding.
+    pub fn quoted_schema(&self) -> &[u8] {
+        // SAFETY: the extension's schema exists as long as it does; both answer terminated strings, which live as long as the command.
+        let name = unsafe {
+            CStr::from_ptr(pg_sys::quote_identifier(pg_sys::get_namespace_name(self.schema)))
+        };
+        name.to_bytes()
+    }
+
     /// Who owns it.
     pub fn owner(&self) -> Oid {
         self.owner

@@ -6,6 +6,7 @@
 
 mod check;
 mod definition;
+mod durable;
 mod extension;
 mod scan;
 
@@ -18,14 +19,18 @@ use ratelimit_core::table::Key;
 use ratelimit_core::Secret;
 use rustc_hash::FxBuildHasher;
 
-pub use definition::{DefinedRule, Definition, Stake};
+pub use check::name_flaw;
+pub use definition::{hasher, DefinedRule, Definition, Lists, Mode, Stake};
+pub use durable::{durable_rules, DurableRules};
 pub use extension::Extension;
-pub use scan::{enum_label, Id};
+pub use scan::{ban_of, enum_label, limiter as limiter_row, listed_keys, override_of, Id, Tables};
 
 use crate::backend::BackendCell;
 use crate::error::{Error, Result};
 use crate::function::pg_function;
+use crate::lists;
 use crate::shmem::{self, Header};
+use crate::stats::Stats;
 
 struct Cache {
     limiters: HashMap<Box<[u8]>, Rc<Definition>, FxBuildHasher>,
@@ -43,8 +48,9 @@ static CACHE: BackendCell<Cache> = BackendCell::new(Cache {
 
 /// Set when an invalidation came, which can be at almost any call into PostgreSQL.
 static STALE: AtomicBool = AtomicBool::new(false);
-/// `rl_limiters` in this database, once known.
+/// `rl_limiters` in this database, once known, and the lists of keys.
 static LIMITERS: AtomicU32 = AtomicU32::new(0);
+static LISTS: [AtomicU32; 2] = [const { AtomicU32::new(0) }; 2];
 /// Whether the current transaction changed definitions.
 static CHANGED: AtomicBool = AtomicBool::new(false);
 
@@ -58,6 +64,7 @@ pub fn limiter(header: &Header, name: &[u8], function: Oid) -> Result<Rc<Definit
             cache.commits = commits;
             cache.limiters.clear();
             cache.last = None;
+            lists::forget();
         }
         match &cache.last {
             Some(last) if last.is_named(name) => Some(last.clone()),
@@ -76,63 +83,18 @@ pub fn limiter(header: &Header, name: &[u8], function: Oid) -> Result<Rc<Definit
 #[cold]
 fn load(header: &Header, name: &[u8], function: Oid) -> Result<Rc<Definition>> {
     let tables = scan::Tables::of(function);
-    LIMITERS.store(tables.limiters.to_u32(), Ordering::Relaxed);
+    watch(&tables);
     // An invalidation that arrives from here on may concern what is being read: the next call will read again.
     let rows = scan::limiter(&tables, name).ok_or_else(|| Error::unknown_limiter(name))?;
-    let definition = Rc::new(Definition::new(&tables, name, rows, &header.secret)?);
+    let mut definition = Definition::new(&tables, name, rows, &header.secret)?;
+    definition.lists = lists::of(header, &tables, &definition);
+    let stats = Stats::of(header, definition.id(), || scan::ids(&tables));
+    let definition = Rc::new(definition.counted(stats));
     CACHE.with(|cache| {
         cache.limiters.insert(name.into(), definition.clone());
         cache.last = Some(definition.clone());
     });
     Ok(definition)
-}
-
-/// The rules of all durable limiters.
-pub struct DurableRules {
-    rules: HashMap<(Id, i32), Rc<DefinedRule>>,
-    /// Limiters of which the rules are known, and those whose definitions do not make sense any more.
-    limiters: HashMap<Id, bool>,
-}
-
-impl DurableRules {
-    /// The rule of a limiter at a position.
-    pub fn get(&self, limiter: &Id, position: i32) -> Option<&DefinedRule> {
-        self.rules.get(&(*limiter, position)).map(|rule| &**rule)
-    }
-
-    /// Whether there is such a limiter.
-    pub fn knows(&self, limiter: &Id) -> bool {
-        self.limiters.contains_key(limiter)
-    }
-
-    /// Whether the limiter cannot be used, as when its time zone was renamed.
-    pub fn is_broken(&self, limiter: &Id) -> bool {
-        self.limiters.get(limiter) == Some(&false)
-    }
-}
-
-/// The rules of all durable limiters in the extension's schema.
-pub fn durable_rules(schema: Oid, secret: &Secret) -> DurableRules {
-    let tables = scan::Tables::in_schema(schema);
-    let mut durable = DurableRules { rules: HashMap::new(), limiters: HashMap::new() };
-    for name in scan::names(&tables) {
-        let Some(row) = scan::limiter(&tables, &name) else { continue };
-        let id = row.id;
-        match Definition::new(&tables, &name, row, secret) {
-            Ok(definition) if definition.stake() == Stake::Durable => {
-                let rules = definition.rules().iter();
-                durable.limiters.insert(id, true);
-                durable
-                    .rules
-                    .extend(rules.map(|rule| ((id, rule.position.cast_signed()), rule.clone())));
-            }
-            Ok(_) => {}
-            Err(_) => {
-                durable.limiters.insert(id, false);
-            }
-        }
-    }
-    durable
 }
 
 /// The schema with the extension's tables; `function` is one of the extension's.
@@ -143,7 +105,12 @@ pub fn schema_of(function: Oid) -> Oid {
 /// How shared memory knows the slots of durable limiters in this schema, of which tables have the limiter's id and a digest.
 pub fn slot_keys<'s>(schema: Oid, secret: &'s Secret) -> impl Fn(&Id, &Id) -> Key + use<'s> {
     let tables = scan::Tables::in_schema(schema);
-    move |limiter, digest| definition::hasher(secret, &tables, limiter, "durable").key(digest)
+    move |limiter, digest| hasher(&tables, limiter, secret).key(digest)
+}
+
+/// The limiters in the extension's schema.
+pub fn ids(schema: Oid) -> Vec<Id> {
+    scan::ids(&scan::Tables::in_schema(schema))
 }
 
 /// Registers for what the server has to tell; the postmaster's children inherit it.
@@ -158,9 +125,17 @@ pub fn install() {
 /// Not guarded: it only touches atomics.
 unsafe extern "C-unwind" fn invalidated(_: Datum, relation: Oid) {
     // Relation 0 means all.
-    if relation == Oid::INVALID || relation.to_u32() == LIMITERS.load(Ordering::Relaxed) {
+    let is = |known: &AtomicU32| relation.to_u32() == known.load(Ordering::Relaxed);
+    // Where shared memory says which keys have changed, no others are read again.
+    if relation == Oid::INVALID || is(&LIMITERS) || LISTS.iter().any(is) && !lists::is_told() {
         STALE.store(true, Ordering::Relaxed);
     }
+}
+
+fn watch(tables: &Tables) {
+    LIMITERS.store(tables.limiters.to_u32(), Ordering::Relaxed);
+    LISTS[0].store(tables.overrides.to_u32(), Ordering::Relaxed);
+    LISTS[1].store(tables.bans.to_u32(), Ordering::Relaxed);
 }
 
 /// Not guarded: it only touches atomics. A commit is visible to others before this is called.
@@ -177,6 +152,10 @@ unsafe extern "C-unwind" fn transaction_ended(
         // Also where it is rolled back: those who wait for slots may have heard of a limit that was the transaction's alone.
         header.definitions.fetch_add(1, Ordering::Release);
         header.with_slots(|slots| slots.wake_all());
+        // A worker sees to what is left of dropped limiters.
+        // SAFETY: a plain variable, set when the process connected to its database.
+        header.board.note(unsafe { pg_sys::MyDatabaseId });
+    }
     }
 }
 
@@ -184,7 +163,7 @@ pg_function! {
     /// Trigger on the definition tables, after each statement: tells everybody, at commit, that what they know is old.
     fn _rl_definitions_changed(call) {
         let tables = scan::Tables::of(call.function());
-        LIMITERS.store(tables.limiters.to_u32(), Ordering::Relaxed);
+        watch(&tables);
         // The commit is counted in shared memory, and is no time to join it.
         shmem::get()?;
         CHANGED.store(true, Ordering::Relaxed);

@@ -7,13 +7,18 @@ use pgrx::pg_sys::{self, Datum, Oid};
 use crate::encoding;
 use crate::interval::Parts;
 
-/// The definition tables and their primary keys.
+/// The definition tables, and the lists of keys that are treated otherwise, with their primary keys.
+#[derive(Clone, Copy)]
 pub struct Tables {
     pub schema: Oid,
     pub limiters: Oid,
     limiters_key: Oid,
     rules: Oid,
     rules_key: Oid,
+    pub overrides: Oid,
+    overrides_key: Oid,
+    pub bans: Oid,
+    bans_key: Oid,
 }
 
 impl Tables {
@@ -33,6 +38,10 @@ impl Tables {
             limiters_key: relation(c"rl_limiters_pkey"),
             rules: relation(c"rl_rules"),
             rules_key: relation(c"rl_rules_pkey"),
+            overrides: relation(c"rl_overrides"),
+            overrides_key: relation(c"rl_overrides_pkey"),
+            bans: relation(c"rl_durable_bans"),
+            bans_key: relation(c"rl_durable_bans_pkey"),
         }
     }
 }
@@ -40,7 +49,7 @@ impl Tables {
 /// Tells a limiter from any other that was ever created.
 pub type Id = [u8; 16];
 
-/// A row of `rl_limiters`, as far as it is used yet, and its rules in order.
+/// A row of `rl_limiters`, and its rules in order.
 pub struct LimiterRow {
     pub name: String,
     pub storage: String,
@@ -48,8 +57,9 @@ pub struct LimiterRow {
     pub mode: String,
     pub max_concurrent: Option<i32>,
     pub wait_timeout: Option<Parts>,
-    /// Whether a column is set that later versions will use.
-    pub bans: bool,
+    pub ban_after: Option<i32>,
+    pub ban_within: Option<Parts>,
+    pub ban_for: Option<Parts>,
     pub id: Id,
     pub rules: Vec<RuleRow>,
 }
@@ -69,22 +79,24 @@ pub struct RuleRow {
 /// A limiter and its rules.
 pub fn limiter(tables: &Tables, name: &[u8]) -> Option<LimiterRow> {
     let mut found = None;
-    scan(tables.limiters, tables.limiters_key, Some(name), |row: &Row<12>| {
+    scan(tables.limiters, tables.limiters_key, &[name], |row: &Row<12>| {
         found = Some(LimiterRow {
             name: row.text(0),
             storage: row.label(2),
             on_rollback: row.label(3),
             mode: row.label(4),
             max_concurrent: row.get(5).map(|datum| datum.value() as i32),
-            // SAFETY: the table declares the column as interval.
-            wait_timeout: row.get(6).map(|datum| unsafe { Parts::read(datum) }),
-            bans: (7..10).any(|column| row.get(column).is_some()),
+            wait_timeout: row.interval(6),
+            ban_after: row.get(7).map(|datum| datum.value() as i32),
+            ban_within: row.interval(8),
+            ban_for: row.interval(9),
             id: row.uuid(11),
             rules: Vec::new(),
         });
+        true
     });
     let mut limiter = found?;
-    scan(tables.rules, tables.rules_key, Some(name), |row: &Row<9>| {
+    scan(tables.rules, tables.rules_key, &[name], |row: &Row<9>| {
         limiter.rules.push(RuleRow {
             position: row.bigint(1) as i32,
             algorithm: row.label(2),
@@ -96,6 +108,7 @@ pub fn limiter(tables: &Tables, name: &[u8]) -> Option<LimiterRow> {
             anchor: row.text(7),
             time_zone: row.text(8),
         });
+        true
     });
     limiter.rules.sort_by_key(|rule| rule.position);
     Some(limiter)
@@ -104,11 +117,79 @@ pub fn limiter(tables: &Tables, name: &[u8]) -> Option<LimiterRow> {
 /// The names of all limiters.
 pub fn names(tables: &Tables) -> Vec<Vec<u8>> {
     let mut names = Vec::new();
-    scan(tables.limiters, tables.limiters_key, None, |row: &Row<1>| {
-        // SAFETY: the table declares the column as text; the tuple is alive while the row is read.
-        names.extend(row.get(0).map(|name| unsafe { crate::function::text(name) }.to_vec()));
+    scan(tables.limiters, tables.limiters_key, &[], |row: &Row<1>| {
+        names.push(row.bytes(0).to_vec());
+        true
     });
     names
+}
+
+/// The ids of all limiters.
+pub fn ids(tables: &Tables) -> Vec<Id> {
+    let mut ids = Vec::new();
+    scan(tables.limiters, tables.limiters_key, &[], |row: &Row<12>| {
+        ids.push(row.uuid(11));
+        true
+    });
+    ids
+}
+
+/// A row of `rl_overrides`.
+pub struct OverrideRow {
+    pub action: String,
+    pub quota: Option<i64>,
+    pub burst: Option<i64>,
+    /// In microseconds from 2000; `i64::MAX` for ever.
+    pub expires: i64,
+}
+
+fn override_row(row: &Row<7>) -> OverrideRow {
+    OverrideRow {
+        action: row.text(2),
+        quota: row.get(3).map(|datum| datum.value() as i64),
+        burst: row.get(4).map(|datum| datum.value() as i64),
+        expires: row.time(5),
+    }
+}
+
+/// The override of a key.
+pub fn override_of(tables: &Tables, limiter: &[u8], key: &[u8]) -> Option<OverrideRow> {
+    let mut found = None;
+    scan(tables.overrides, tables.overrides_key, &[limiter, key], |row: &Row<7>| {
+        found = Some(override_row(row));
+        false
+    });
+    found
+}
+
+/// All overrides of a limiter, with their keys.
+pub fn overrides(tables: &Tables, limiter: &[u8], mut read: impl FnMut(&[u8], OverrideRow)) {
+    scan(tables.overrides, tables.overrides_key, &[limiter], |row: &Row<7>| {
+        read(row.bytes(1), override_row(row));
+        true
+    });
+}
+
+/// When the ban of a key of a durable limiter ends, in microseconds from 2000; `i64::MAX` for never.
+pub fn ban_of(tables: &Tables, limiter: &[u8], key: &[u8]) -> Option<i64> {
+    let mut found = None;
+    scan(tables.bans, tables.bans_key, &[limiter, key], |row: &Row<6>| {
+        found = Some(row.time(5));
+        false
+    });
+    found
+}
+
+/// Shows the keys of a limiter that are in one of the lists, until the reader answers false.
+pub fn listed_keys(tables: &Tables, limiter: &[u8], mut read: impl FnMut(&[u8]) -> bool) {
+    let mut go_on = true;
+    for (table, index) in [(tables.overrides, tables.overrides_key), (tables.bans, tables.bans_key)]
+    {
+        scan(table, index, &[limiter], |row: &Row<2>| {
+            go_on = go_on && read(row.bytes(1));
+            go_on
+        });
+    }
 }
 
 /// The first columns of a row; the table has at least so many.
@@ -126,11 +207,23 @@ impl<const N: usize> Row<N> {
         self.values[column].value() as i64
     }
 
-    fn text(&self, column: usize) -> String {
+    fn bytes(&self, column: usize) -> &[u8] {
         // SAFETY: the table declares the column as text; the tuple is alive while the row is read.
-        let bytes =
-            self.get(column).map_or(&[][..], |datum| unsafe { crate::function::text(datum) });
-        encoding::decode(bytes).into_owned()
+        self.get(column).map_or(&[], |datum| unsafe { crate::function::text(datum) })
+    }
+
+    fn text(&self, column: usize) -> String {
+        encoding::decode(self.bytes(column)).into_owned()
+    }
+
+    fn interval(&self, column: usize) -> Option<Parts> {
+        // SAFETY: the table declares the column as interval; the tuple is alive while the row is read.
+        self.get(column).map(|datum| unsafe { Parts::read(datum) })
+    }
+
+    /// A time that may be missing, or infinite, for "never".
+    fn time(&self, column: usize) -> i64 {
+        self.get(column).map_or(i64::MAX, |datum| datum.value() as i64)
     }
 
     fn uuid(&self, column: usize) -> Id {
@@ -149,45 +242,52 @@ pub fn enum_label(value: Datum) -> String {
     pgrx::enum_helper::lookup_enum_by_oid(Oid::from(value.value() as u32)).0
 }
 
-/// Reads all rows whose first column is `name`, or all.
+/// Reads all rows whose first columns are these texts, until `read` answers false.
 fn scan<const N: usize>(
     table: Oid,
     index: Oid,
-    name: Option<&[u8]>,
-    mut read: impl FnMut(&Row<N>),
+    texts: &[&[u8]],
+    mut read: impl FnMut(&Row<N>) -> bool,
 ) {
     const TEXT_EQUAL: u32 = 67;
+    const MOST: usize = 2;
     // SAFETY: the extension's own table and index, read under the lock that table_open takes. A null snapshot makes
     // systable_beginscan take the latest one. If anything here raises an error, the transaction's abort closes them.
     unsafe {
         let relation = pg_sys::table_open(table, pg_sys::AccessShareLock as i32);
-        let mut key = pg_sys::ScanKeyData::default();
-        pg_sys::ScanKeyInit(
-            &mut key,
-            1,
-            pg_sys::BTEqualStrategyNumber as u16,
-            Oid::from(TEXT_EQUAL),
-            name.map_or(Datum::null(), crate::datum::text),
-        );
-        let (indexed, keys) = (name.is_some(), i32::from(name.is_some()));
+        let mut keys = [pg_sys::ScanKeyData::default(); MOST];
+        for (n, (key, text)) in (1..).zip(keys.iter_mut().zip(texts)) {
+            let equal = pg_sys::BTEqualStrategyNumber as u16;
+            pg_sys::ScanKeyInit(key, n, equal, Oid::from(TEXT_EQUAL), crate::datum::text(text));
+        }
+        let count = texts.len().min(MOST);
         let snapshot = std::ptr::null_mut();
-        let scan = pg_sys::systable_beginscan(relation, index, indexed, snapshot, keys, &mut key);
+        let scan = pg_sys::systable_beginscan(
+            relation,
+            index,
+            count > 0,
+            snapshot,
+            count as i32,
+            keys.as_mut_ptr(),
+        );
+        let columns = (*(*relation).rd_att).natts as usize;
+        let (mut values, mut nulls) = (vec![Datum::null(); columns], vec![true; columns]);
         loop {
             let tuple = pg_sys::systable_getnext(scan);
             if tuple.is_null() {
                 break;
             }
-            let columns = (*(*relation).rd_att).natts as usize;
-            let mut values = vec![Datum::null(); columns];
-            let mut nulls = vec![true; columns];
             pg_sys::heap_deform_tuple(
                 tuple,
                 (*relation).rd_att,
                 values.as_mut_ptr(),
                 nulls.as_mut_ptr(),
             );
-            if let (Some(values), Some(nulls)) = (values.first_chunk(), nulls.first_chunk()) {
-                read(&Row { values: *values, nulls: *nulls });
+            let (Some(values), Some(nulls)) = (values.first_chunk(), nulls.first_chunk()) else {
+                break;
+            };
+            if !read(&Row { values: *values, nulls: *nulls }) {
+                break;
             }
         }
         pg_sys::systable_endscan(scan);

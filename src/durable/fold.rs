@@ -137,7 +137,7 @@ fn fold_group(counts: &Table, group: &mut Vec<LedgerRow>, rules: &DurableRules) 
     group.sort_by_key(|row| row.at);
     if let Some(first) = group.first() {
         // Of a limiter that was dropped nothing is kept.
-        if let Some(rule) = rules.get(&first.limiter, first.rule) {
+        if let Some(rule) = rules.get(&first.limiter, first.rule, &first.key) {
             add_to_counts(counts, rule, group);
         }
     }
@@ -203,7 +203,8 @@ fn fold_keys(header: &'static Header, schema: Oid) -> Result<usize> {
     for (key, (limiter, rule)) in keys {
         pgrx::check_for_interrupts!();
         if !rules.is_broken(&limiter) && try_lock(key) {
-            removed += fold_key(schema, &key, rules.get(&limiter, rule), Vec::new())?;
+            let rule = rules.get(&limiter, rule, &key).map(|rule| &**rule);
+            removed += fold_key(schema, &key, rule, Vec::new())?;
         }
     }
     Ok(removed)

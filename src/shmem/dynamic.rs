@@ -9,7 +9,7 @@ use pgrx::pg_sys::panic::CaughtError;
 use pgrx::PgTryBuilder;
 use ratelimit_core::table::Cell;
 
-use super::{initialise, locks, shape, slots, Header, HEADER, LOCKS, TRANCHE};
+use super::{initialise, locks, shape, slots, stats, Header, HEADER, LOCKS, TRANCHE};
 use crate::compat;
 use crate::config;
 use crate::error::{Error, Result};
@@ -73,7 +73,11 @@ unsafe fn join() -> Result<()> {
         pg_sys::LWLockRegisterTranche((*entry).tranche, TRANCHE.as_ptr());
         let header = pg_sys::dsm_segment_address(segment).cast::<Header>();
         let locks_end = locks_of(header).add(locks((*header).shape));
-        slots::SLOTS.store(locks_end.cast(), Ordering::Relaxed);
+        let slots = locks_end.cast::<u8>();
+        slots::SLOTS.store(slots, Ordering::Relaxed);
+        // Both sizes are multiples of a cache line.
+        let stats = slots.add(slots::size(&(*header).slots)).cast::<stats::Statistics>();
+        stats::STATISTICS.store(stats, Ordering::Relaxed);
         LOCKS.store(locks_of(header), Ordering::Relaxed);
         HEADER.store(header, Ordering::Relaxed);
     }
@@ -93,7 +97,8 @@ unsafe fn make(entry: *mut Entry) -> *mut pg_sys::dsm_segment {
     let size = size_of::<Header>()
         + shape.cells() * size_of::<Cell>()
         + locks(shape) * size_of::<pg_sys::LWLockPadded>()
-        + slots::size(&slots::shape());
+        + slots::size(&slots::shape())
+        + size_of::<stats::Statistics>();
     // SAFETY: memory of that size which nobody else knows. It may have been used before. What fails frees it again.
     unsafe {
         let segment = pg_sys::dsm_create(size, 0);
@@ -125,11 +130,11 @@ unsafe fn enter(memory: pg_sys::dsm_handle) -> *mut pg_sys::dsm_segment {
     }
 }
 
-/// The locks follow the cells, which follow the header. The slots come last.
+/// The locks follow the cells, which follow the header. The slots and the statistics come last.
 ///
 /// # Safety
 /// The header is initialised.
 unsafe fn locks_of(header: *mut Header) -> *mut pg_sys::LWLockPadded {
-    // SAFETY: `make` made room for all three.
+    // SAFETY: `make` made room for all of them.
     unsafe { header.add(1).cast::<Cell>().add((*header).shape.cells()).cast() }
 }

@@ -16,7 +16,7 @@ mod view;
 mod wait;
 
 pub use hold::Term;
-pub use lease::{release, renew};
+pub use lease::{no_lease, release, renew};
 pub use view::all;
 
 use pgrx::pg_sys;
@@ -25,6 +25,7 @@ use ratelimit_core::table::Key;
 use ratelimit_core::Micros;
 
 use crate::catalog::Definition;
+use crate::encoding;
 use crate::error::{Error, Result};
 use crate::shmem::{self, Header};
 
@@ -163,7 +164,7 @@ impl<'a> Slots<'a> {
             pid: unsafe { pg_sys::MyProcPid },
             database: database(),
             limiter: self.limiter.id(),
-            text: cut(self.text),
+            text: encoding::clip(self.text, MAX_TEXT),
         }
     }
 }
@@ -173,15 +174,4 @@ fn terms(term: Term) -> Terms {
         Term::Transaction => Terms::Transaction,
         Term::Session => Terms::Session,
     }
-}
-
-/// As much of a key as is shown, whole characters of the server's encoding.
-fn cut(text: &[u8]) -> &[u8] {
-    if text.len() <= MAX_TEXT {
-        return text;
-    }
-    // SAFETY: looks at so many bytes of a text that the server has checked.
-    let length =
-        unsafe { pg_sys::pg_mbcliplen(text.as_ptr().cast(), text.len() as i32, MAX_TEXT as i32) };
-    &text[..length as usize]
 }

@@ -27,7 +27,10 @@ impl Slots<'_> {
         }
         match outcome {
             Outcome::Granted(number) => Ok(Some(number)),
-            Outcome::Waiting => Ok(None),
+            Outcome::Waiting => {
+                self.limiter.stats().timed_out();
+                Ok(None)
+            }
             Outcome::Ceiling => Err(self.ceiling()),
         }
     }
@@ -36,10 +39,12 @@ impl Slots<'_> {
     fn queue(&mut self, terms: Terms, until: Option<Micros>) -> Result<Outcome> {
         let (header, process, claim) = (self.header, shmem::process(), self.claim(terms));
         hold::wait(header);
-        let now = self.now();
-        let mut detector = Detector::new(now);
+        let begin = self.now();
+        let mut detector = Detector::new(begin);
         let mut outcome =
-            header.with_slots(|slots| slots.enqueue(self.key, self.capacity, now, &claim));
+            header.with_slots(|slots| slots.enqueue(self.key, self.capacity, begin, &claim));
+        // One try is no wait.
+        let waits = outcome == Outcome::Waiting && until.is_none_or(|until| until > begin);
         // The limit may have changed since it was read, and from now on.
         let mut known = None;
         while outcome == Outcome::Waiting {
@@ -75,6 +80,9 @@ impl Slots<'_> {
             }
         }
         hold::waited();
+        if waits {
+            self.limiter.stats().waited(self.now().saturating_sub(begin));
+        }
         Ok(outcome)
     }
 

@@ -2,9 +2,8 @@
 
 use ratelimit_core::{Decision, Operation, Reason};
 
-use super::{Asked, Store};
+use super::{Asked, Store, Verdict};
 use crate::catalog::{Definition, Stake};
-use crate::config;
 use crate::durable;
 use crate::error::{Error, Result};
 use crate::shmem;
@@ -21,9 +20,13 @@ impl Store {
         Ok(slots)
     }
 
-    /// Whether calls take slots at all.
-    pub fn is_enabled(&self) -> bool {
-        config::enabled()
+    /// The answer to who asks for a slot, where slots have nothing to say.
+    pub fn settled(&self, limiter: &Definition, key: &[u8]) -> Result<Option<bool>> {
+        Ok(match self.verdict(limiter, key)? {
+            Verdict::Limited(_) => None,
+            Verdict::Passes => Some(true),
+            Verdict::ShutOut(..) => Some(false),
+        })
     }
 
     /// Takes all slots that go with what is asked, then does `take`: if that says no, and where a slot is missing, there is none

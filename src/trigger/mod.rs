@@ -16,6 +16,7 @@ use crate::function::Call;
 const OPERATION: u32 = 0x3;
 const DELETE: u32 = 0x1;
 const UPDATE: u32 = 0x2;
+const TRUNCATE: u32 = 0x3;
 const FOR_EACH_ROW: u32 = 0x4;
 const TIMING: u32 = 0x18;
 const BEFORE: u32 = 0x8;
@@ -62,6 +63,21 @@ impl<'a> Fired<'a> {
         self.data.tg_event & mask == event
     }
 
+    /// Whether it was fired for a row, and not for a statement.
+    pub fn is_for_row(&self) -> bool {
+        self.is(FOR_EACH_ROW, FOR_EACH_ROW)
+    }
+
+    pub fn is_truncate(&self) -> bool {
+        self.is(OPERATION, TRUNCATE)
+    }
+
+    /// The table that the trigger is on.
+    pub fn table(&self) -> pg_sys::Oid {
+        // SAFETY: the trigger manager sets the relation, which is open for as long as the call lasts.
+        unsafe { (*self.data.tg_relation).rd_id }
+    }
+
     fn is_delete(&self) -> bool {
         self.is(OPERATION, DELETE)
     }
@@ -79,6 +95,15 @@ impl<'a> Fired<'a> {
     pub fn row(&self) -> Row {
         let complete = self.is_delete() || !self.is(TIMING, BEFORE);
         Row { tuple: self.tuple(), descriptor: self.descriptor(), complete }
+    }
+
+    /// All versions of the row, as it was and as it is, after it was written.
+    pub fn rows(&self) -> impl Iterator<Item = Row> {
+        let old = self.data.tg_trigtuple;
+        let new = if self.is(OPERATION, UPDATE) { self.data.tg_newtuple } else { old };
+        let descriptor = self.descriptor();
+        let versions = if old == new { vec![old] } else { vec![old, new] };
+        versions.into_iter().map(move |tuple| Row { tuple, descriptor, complete: true })
     }
 
     fn descriptor(&self) -> pg_sys::TupleDesc {

@@ -1,7 +1,6 @@
 //! `rl_limit_row`: a limit on the rows of a table, whoever writes them.
 
 use pgrx::pg_sys::Datum;
-use ratelimit_core::Operation;
 
 use super::template::Template;
 use super::{Fired, Row, BEFORE, FOR_EACH_ROW, TIMING};
@@ -38,14 +37,14 @@ pg_function! {
 
         let store = Store::new(call)?;
         let limiter = store.limiter(limiter)?;
-        if store.try_take(&limiter, &key, cost)? {
-            return Ok(Datum::from(fired.tuple()));
-        }
         if skip {
-            return Ok(Datum::null());
+            let taken = store.try_take(&limiter, &key, cost)?;
+            return Ok(if taken { Datum::from(fired.tuple()) } else { Datum::null() });
         }
-        let decision = store.decide(&limiter, &key, cost, Operation::Peek)?;
-        Err(Error::denied(&limiter.name, Some(&decision)))
+        match store.refusal(&limiter, &key, cost)? {
+            None => Ok(Datum::from(fired.tuple())),
+            Some(decision) => Err(Error::denied(&limiter.name, Some(&decision))),
+        }
     }
 }
 

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 
 use pgrx::pg_sys::{self, Datum};
-use ratelimit_core::Operation;
 use rustc_hash::FxBuildHasher;
 
 use super::row::{argument_count, key, parse};
@@ -34,10 +33,7 @@ pg_function! {
         let store = Store::new(call)?;
         let limiter = store.limiter(limiter)?;
         for (n, (key, rows)) in keys.iter().enumerate() {
-            if store.try_take(&limiter, key, *rows)? {
-                continue;
-            }
-            let decision = store.decide(&limiter, key, *rows, Operation::Peek)?;
+            let Some(decision) = store.refusal(&limiter, key, *rows)? else { continue };
             for (key, rows) in &keys[..n] {
                 store.refund(&limiter, key, *rows)?;
             }

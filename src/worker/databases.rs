@@ -7,13 +7,18 @@ use crate::compat;
 
 /// Those that a worker may visit. Nothing is counted in a template, and somebody may want to copy it at any time.
 pub fn list() -> Vec<Oid> {
-    transaction(|| Ok(scan())).unwrap_or_default()
+    transaction(|| Ok(scan(can_be_visited))).unwrap_or_default()
+}
+
+/// All, whatever they are.
+pub fn all() -> Vec<Oid> {
+    transaction(|| Ok(scan(|_| true))).unwrap_or_default()
 }
 
 /// Whether the database is still there, and nobody is dropping, copying or renaming it: a worker would have to wait for them, or they
 /// for the worker.
 pub fn is_free(database: Oid) -> bool {
-    transaction(|| Ok(lock(database) && scan().contains(&database))).unwrap_or(false)
+    transaction(|| Ok(lock(database) && scan(can_be_visited).contains(&database))).unwrap_or(false)
 }
 
 /// Locks the database until the transaction ends, as a session does that connects to it, unless that would have to wait.
@@ -21,7 +26,13 @@ fn lock(database: Oid) -> bool {
     compat::try_lock(Oid::INVALID, pg_sys::DatabaseRelationId, database, pg_sys::RowExclusiveLock)
 }
 
-fn scan() -> Vec<Oid> {
+fn can_be_visited(row: &pg_sys::FormData_pg_database) -> bool {
+    // So a DROP DATABASE that was interrupted leaves them.
+    const BROKEN: i32 = -2;
+    row.datallowconn && !row.datistemplate && row.datconnlimit != BROKEN
+}
+
+fn scan(wanted: impl Fn(&pg_sys::FormData_pg_database) -> bool) -> Vec<Oid> {
     let mut databases = Vec::new();
     // SAFETY: a shared catalog, read under the lock that table_open takes; a row is read before the scan goes on.
     unsafe {
@@ -36,9 +47,7 @@ fn scan() -> Vec<Oid> {
                 break;
             }
             let row = &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_database>();
-            // So a DROP DATABASE that was interrupted leaves them.
-            const BROKEN: i32 = -2;
-            if row.datallowconn && !row.datistemplate && row.datconnlimit != BROKEN {
+            if wanted(row) {
                 databases.push(row.oid);
             }
         }

@@ -9,7 +9,7 @@ use super::known::Known;
 use super::round::{Next, Outcome, Round};
 use super::{databases, handle_signals, show};
 use crate::shmem::{self, Header};
-use crate::{config, house, saved};
+use crate::{config, house, saved, stats};
 
 /// The next round begins after so long if this one did not remove everything. Who waits for a database to be left looks each 100 ms.
 const BREAK: Micros = 250 * MILLISECOND;
@@ -124,6 +124,8 @@ impl Launcher {
         self.known.add(board.noted());
         self.known.keep(&present);
         self.header.news(|news| news.keep(&present));
+        let all = databases::all();
+        stats::tidy_databases(self.header, |database| all.contains(&Oid::from(database)));
         let now = self.now();
         if board.was_crowded() || self.everywhere.is_none_or(|moment| moment <= now) {
             self.everywhere = Some(now.saturating_add(EVERYWHERE));

@@ -16,6 +16,7 @@ use crate::encoding;
 use crate::error::{Report, Result};
 use crate::house::{self, Fold};
 use crate::shmem::{self, Header};
+use crate::stats;
 
 /// How long a visit takes at most, but for the batch that was begun.
 const LONGEST: Duration = Duration::from_secs(1);
@@ -118,6 +119,7 @@ fn visit(header: &'static Header, database: Oid) -> Result<()> {
         let rows = transaction(|| {
             let Some(extension) = Extension::find() else {
                 board.progress(Progress::Absent);
+                stats::tidy(header, database.to_u32(), Vec::new);
                 return Ok(Some(0));
             };
             board.progress(Progress::Present);

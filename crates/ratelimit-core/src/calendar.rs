@@ -27,7 +27,7 @@ impl Calendar for Utc {
 }
 
 /// Days from 1970-01-01 of the first day of a month counted from January 1970.
-fn first_of_month(month: i64) -> i64 {
+pub fn first_of_month(month: i64) -> i64 {
     let year = 1970 + month.div_euclid(12);
     let month = month.rem_euclid(12) + 1;
     let year = if month <= 2 { year - 1 } else { year };
@@ -38,7 +38,7 @@ fn first_of_month(month: i64) -> i64 {
 }
 
 /// The month, counted from January 1970, in which a day counted from 1970-01-01 lies, and its day from 0.
-fn month_of(day: i64) -> (i64, i64) {
+pub fn month_of(day: i64) -> (i64, i64) {
     let day_of_era = (day + 719_468).rem_euclid(146_097);
     let era = (day + 719_468).div_euclid(146_097);
     let year_of_era =

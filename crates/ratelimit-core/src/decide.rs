@@ -1,6 +1,6 @@
 //! The one place where a rule, a state, a cost and a moment become an answer.
 
-use crate::decision::{Decision, Reason};
+use crate::decision::{fifth, Brief, Decision, Reason};
 use crate::meter::Meter;
 use crate::receipt::Receipt;
 use crate::rule::{with_meter, Rule};
@@ -98,9 +98,9 @@ impl<'a, S: State> Limit<'a, S> {
         with_meter!(self.rule, meter => refund(meter, &mut self.state, now, self.cost));
     }
 
-    /// Takes the cost if it fits. The short way for one rule and a yes or no.
+    /// Takes the cost if it fits. The short way for one rule and a short answer.
     #[inline(always)]
-    pub fn try_take(&mut self, now: Now) -> bool {
+    pub fn try_take(&mut self, now: Now) -> Brief {
         if self.is_ahead(now) && self.ahead(now) > 0 {
             return self.refuse_behind(now);
         }
@@ -109,7 +109,7 @@ impl<'a, S: State> Limit<'a, S> {
 
     /// The same, with a receipt: see [`receipt`](Limit::receipt).
     #[inline(always)]
-    pub fn try_take_with_receipt(&mut self, now: Now) -> bool {
+    pub fn try_take_with_receipt(&mut self, now: Now) -> Brief {
         if self.is_ahead(now) && self.ahead(now) > 0 {
             return self.refuse_behind(now);
         }
@@ -118,35 +118,38 @@ impl<'a, S: State> Limit<'a, S> {
 
     /// The same where the state is not booked.
     #[inline(always)]
-    pub(crate) fn try_take_unbooked(&mut self, now: Now) -> bool {
-        let taken = with_meter!(self.rule, meter => try_take(meter, &mut self.state, now, self.cost, |_, _| ()));
-        taken != Taken::Nothing
+    pub(crate) fn try_take_unbooked(&mut self, now: Now) -> Brief {
+        let taken = with_meter!(self.rule, meter => {
+            try_take(meter, &mut self.state, now, self.cost, |_, _| ())
+        });
+        taken.brief()
     }
 
     /// The same where the state is not booked.
     #[inline(always)]
-    pub(crate) fn try_take_unbooked_with_receipt(&mut self, now: Now) -> bool {
+    pub(crate) fn try_take_unbooked_with_receipt(&mut self, now: Now) -> Brief {
         let (cost, epoch) = (self.cost, self.state.epoch());
         let taken = with_meter!(self.rule, meter => {
             try_take(meter, &mut self.state, now, cost, |state, view| {
                 Receipt { epoch, ..meter.receipt(state, view, now, cost) }
             })
         });
-        if let Taken::Cost(receipt) = taken {
+        if let Taken::Cost { note: receipt, .. } = taken {
             self.receipt = Some(receipt);
         }
-        taken != Taken::Nothing
+        taken.brief()
     }
 
     /// Comes behind what is booked; only a cost of 0 does not have to wait.
     #[cold]
     #[inline(never)]
-    pub(crate) fn refuse_behind(&mut self, now: Now) -> bool {
+    pub(crate) fn refuse_behind(&mut self, now: Now) -> Brief {
         let refusal = self.refusal(now);
         if let Some(refusal) = refusal {
             self.refused(now, refusal);
+            return Brief::REFUSED;
         }
-        refusal.is_none()
+        Brief::ALLOWED
     }
 
     /// Writes until when the state matters, for a state that was put together elsewhere.
@@ -315,13 +318,26 @@ fn moment<M: Meter, S: State>(meter: &M, state: &S, now: Now) -> (Now, bool) {
 }
 
 /// What came of trying to take.
-#[derive(PartialEq)]
 enum Taken<R> {
     Nothing,
     /// A cost of 0: there was nothing to take.
     Zero,
     /// The cost, and what was to be known of it.
-    Cost(R),
+    Cost {
+        note: R,
+        near_limit: bool,
+    },
+}
+
+impl<R> Taken<R> {
+    #[inline(always)]
+    fn brief(&self) -> Brief {
+        match self {
+            Taken::Nothing => Brief::REFUSED,
+            Taken::Zero => Brief::ALLOWED,
+            Taken::Cost { near_limit, .. } => Brief { allowed: true, near_limit: *near_limit },
+        }
+    }
 }
 
 #[inline(always)]
@@ -345,8 +361,10 @@ fn try_take<M: Meter, S: State, R>(
     }
     meter.charge(state, &mut view, now, cost);
     let note = note(state, &view);
+    // What is left does not admit a fifth: so one need not know how much it is.
+    let near_limit = !meter.admits(state, &view, fifth(capacity));
     settle(meter, state, view, now);
-    Taken::Cost(note)
+    Taken::Cost { note, near_limit }
 }
 
 /// Writes a changed state, and until when it matters: a key that refuses even a cost of 1 must not be forgotten early.

@@ -11,6 +11,10 @@ pub enum Reason {
     Never,
     /// All slots of the key are taken. Nobody knows for how long.
     Concurrency,
+    /// The key is banned.
+    Ban,
+    /// The key is on the list of those that are always refused.
+    DenyList,
 }
 
 impl Reason {
@@ -20,6 +24,8 @@ impl Reason {
             Reason::Rate => "rate",
             Reason::Never => "never",
             Reason::Concurrency => "concurrency",
+            Reason::Ban => "ban",
+            Reason::DenyList => "deny_list",
         }
     }
 }
@@ -43,7 +49,35 @@ pub struct Decision {
     pub binding: usize,
 }
 
+/// The short answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Brief {
+    /// Whether the call passes.
+    pub allowed: bool,
+    /// Whether it took something, and left less than a fifth of the quota.
+    pub near_limit: bool,
+}
+
+impl Brief {
+    /// A refusal.
+    pub const REFUSED: Brief = Brief { allowed: false, near_limit: false };
+    /// A yes, with enough left.
+    pub const ALLOWED: Brief = Brief { allowed: true, near_limit: false };
+}
+
+/// The part of a quota that is little: less than a fifth is less than so much.
+#[inline(always)]
+pub(crate) fn fifth(quota: u64) -> u64 {
+    quota.div_ceil(5)
+}
+
 impl Decision {
+    /// The short answer to who asked for `cost`.
+    pub fn brief(&self, cost: u64) -> Brief {
+        let takes = self.allowed && cost > 0 && self.quota != u64::MAX;
+        Brief { allowed: self.allowed, near_limit: takes && self.remaining < fifth(self.quota) }
+    }
+
     /// The answer where nothing limits.
     pub const fn unlimited() -> Self {
         Decision {
@@ -53,6 +87,19 @@ impl Decision {
             retry_after: Some(0),
             reset_after: 0,
             reason: None,
+            binding: 0,
+        }
+    }
+
+    /// The answer for a key that is shut out for so long, or for ever, whatever it has used.
+    pub fn shut_out(reason: Reason, quota: u64, wait: Option<Micros>) -> Self {
+        Decision {
+            allowed: false,
+            quota,
+            remaining: 0,
+            retry_after: wait,
+            reset_after: wait.unwrap_or(Micros::MAX),
+            reason: Some(reason),
             binding: 0,
         }
     }

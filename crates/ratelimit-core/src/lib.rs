@@ -2,7 +2,8 @@
 //!
 //! A [`Rule`] says what is allowed; a [`State`] holds what one key has used of it; the host brings the time as [`Now`].
 //! [`decide`] puts them together for one or several rules, all or nothing. The [`table`] keeps the states of many keys in
-//! one slice that many processes share. [`slots`] say how many may do something at the same time.
+//! one slice that many processes share; [`lists`] say which keys are to be treated otherwise. [`slots`] say how many may do something at
+//! the same time, and [`stats`] what came of it all.
 //!
 //! ```
 //! use ratelimit_core::{decide, parse_rates, Algorithm, Limit, MemoryState, Now, Operation};
@@ -42,7 +43,9 @@ mod count;
 mod decide;
 mod decision;
 mod fixed_window;
+mod interval;
 mod key;
+pub mod lists;
 mod meter;
 mod period;
 mod rate;
@@ -53,6 +56,7 @@ mod sliding_window;
 pub mod slots;
 mod spec;
 mod state;
+pub mod stats;
 mod stored;
 pub mod table;
 mod time;
@@ -61,11 +65,12 @@ mod token_bucket;
 pub use booking::{reserve, Booking};
 pub use calendar::Calendar;
 pub use decide::{decide, take_at_most, Limit, Operation};
-pub use decision::{Decision, Reason};
+pub use decision::{Brief, Decision, Reason};
 pub use fixed_window::FixedWindow;
+pub use interval::Interval;
 pub use key::{KeyHasher, Secret};
 pub use period::Period;
-pub use rate::{parse_rates, RateError};
+pub use rate::{parse_rates, print_rate, RateError};
 pub use receipt::{Receipt, Receipts};
 pub use rule::Rule;
 pub use sliding_log::SlidingLog;

@@ -26,6 +26,11 @@ impl Period {
         }
     }
 
+    /// Whether it is whole weeks, counted as days from the epoch and not from Monday: `7 days`, not `1 week`.
+    pub fn has_weeks_of_days(self) -> bool {
+        matches!(self, Period::Days(n) if n.is_multiple_of(7))
+    }
+
     /// The longest this period can be, in microseconds: for bounds and for comparing.
     pub fn longest(self) -> Micros {
         match self {

@@ -14,7 +14,7 @@ use crate::calendar::Utc;
 use crate::period::Period;
 use crate::rule::Rule;
 use crate::spec::{check_together, Algorithm, Anchor, RateSpec, Refill, RuleError, MAX_QUOTA};
-use crate::time::{HOUR, MILLISECOND, MINUTE, SECOND};
+use crate::time::{DAY, HOUR, MILLISECOND, MINUTE, SECOND};
 
 /// As many rates a string may have, and rules a limiter.
 const MAX_RULES: usize = 100;
@@ -50,6 +50,37 @@ pub fn parse_rates(text: &str, algorithm: Algorithm) -> Result<Vec<RateSpec>, Ra
             }
         }
     }
+}
+
+/// Writes a rate as a user would: the string that reads as this quota, period and burst. `None` where no string does: in periods
+/// that are no whole number of milliseconds, or too many of them for the numbers of a rate.
+pub fn print_rate(spec: &RateSpec) -> Option<String> {
+    // Only windows tell a day from 24 hours, and a week from 7 days.
+    let days = spec.algorithm != Algorithm::FixedWindow;
+    let units = [("week", 7 * DAY), ("day", DAY), ("hour", HOUR), ("minute", MINUTE)]
+        .into_iter()
+        .filter(|(_, unit)| days || *unit < DAY)
+        .chain([("second", SECOND), ("ms", MILLISECOND)]);
+    let (many, unit) = match spec.period {
+        Period::Span(span) => {
+            let (name, unit) = { units }.find(|(_, unit)| span % unit == 0)?;
+            (u64::try_from(span / unit).ok()?, name)
+        }
+        Period::Days(n) => (n.into(), "day"),
+        Period::Weeks(n) => (n.into(), "week"),
+        Period::Months(n) if n.is_multiple_of(12) => ((n / 12).into(), "year"),
+        Period::Months(n) => (n.into(), "month"),
+    };
+    let mut text = match many {
+        1 => format!("{} per {unit}", spec.quota),
+        _ if many > MAX_QUOTA => return None,
+        _ if unit == "ms" => format!("{} per {many} ms", spec.quota),
+        _ => format!("{} per {many} {unit}s", spec.quota),
+    };
+    if let Some(burst) = spec.burst {
+        text += &format!(" burst {burst}");
+    }
+    Some(text)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -242,6 +273,31 @@ mod tests {
         assert_eq!(two.len(), 2);
         let year = parse_rates("5 per 2 years", Algorithm::FixedWindow).unwrap();
         assert_eq!(year[0].period, Period::Months(24));
+    }
+
+    #[test]
+    fn a_rate_is_written_as_a_user_would() {
+        use Algorithm::{FixedWindow, TokenBucket};
+        for (algorithm, text, written) in [
+            (TokenBucket, "100/minute", "100 per minute"),
+            (TokenBucket, "5/300s burst 9", "5 per 5 minutes burst 9"),
+            (TokenBucket, "5/90s", "5 per 90 seconds"),
+            (TokenBucket, "1/1500ms", "1 per 1500 ms"),
+            (TokenBucket, "7/week", "7 per week"),
+            (FixedWindow, "7/24h", "7 per 24 hours"),
+            (FixedWindow, "7/d", "7 per day"),
+            (FixedWindow, "7/14 days", "7 per 14 days"),
+            (FixedWindow, "7/2 weeks", "7 per 2 weeks"),
+            (FixedWindow, "7/year", "7 per year"),
+            (FixedWindow, "7/18 months", "7 per 18 months"),
+        ] {
+            let spec = parse_rates(text, algorithm).unwrap()[0];
+            assert_eq!(print_rate(&spec).as_deref(), Some(written), "{text}");
+        }
+        let third = Period::Span(SECOND / 3);
+        assert_eq!(print_rate(&bucket(1, third, None)), None);
+        let long = Period::Span(DAY * 20_000 + MILLISECOND);
+        assert_eq!(print_rate(&bucket(1, long, None)), None);
     }
 
     #[test]

@@ -103,6 +103,8 @@ impl RateSpec {
 
 /// [`Rule::kind`] of a log.
 pub(crate) const LOG_KIND: u8 = 5;
+/// What a table calls a ban, which no rule has for its kind.
+pub(crate) const BAN_KIND: u8 = 7;
 
 /// Runs an expression with the algorithm that a rule holds.
 macro_rules! with_meter {

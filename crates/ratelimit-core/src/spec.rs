@@ -38,6 +38,11 @@ impl Algorithm {
     pub fn from_name(name: &str) -> Option<Self> {
         Self::NAMES.iter().find(|(n, _)| *n == name).map(|(_, algorithm)| *algorithm)
     }
+
+    /// What SQL calls it.
+    pub fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(_, algorithm)| *algorithm == self).map_or("", |(name, _)| name)
+    }
 }
 
 /// How a bucket refills.

@@ -5,10 +5,11 @@ use std::io::{self, ErrorKind, Read};
 
 use crc32fast::Hasher;
 use ratelimit_core::slots::{Lease, Text, MAX_TEXT};
+use ratelimit_core::stats::{Counts, Hitter, Sighting};
 use ratelimit_core::table::Record;
 use ratelimit_core::{Micros, Now, MAX_LOG};
 
-use crate::{Entry, Head, END, LEASE, MAGIC, VERSION};
+use crate::{Entry, Head, SavedKey, SavedTotal, DENIED, END, LEASE, MAGIC, TOTAL, VERSION};
 
 /// Why a file cannot be used.
 #[derive(Debug)]
@@ -71,12 +72,15 @@ pub fn read<R: Read>(input: R, system: u64, mut show: impl FnMut(Entry<'_>)) -> 
         clock: Now { steady: time(&mut file)?, wall: time(&mut file)? },
     };
     let mut times = [0; MAX_LOG as usize];
+    let mut text = [0; u8::MAX as usize];
     let mut count = 0u64;
     loop {
         let [kind] = take(&mut file)?;
         show(match kind {
             END => break,
             LEASE => Entry::Lease(lease(&mut file)?),
+            TOTAL => Entry::Total(total(&mut file)?),
+            DENIED => Entry::Denied(denied_key(&mut file, &mut text)?),
             _ => Entry::State(record(&mut file, kind, &mut times)?),
         });
         count += 1;
@@ -109,6 +113,36 @@ fn lease(file: &mut impl Read) -> Result<Lease, Flaw> {
     file.read_exact(text)?;
     lease.text = Text::new(text);
     Ok(lease)
+}
+
+/// The record of a limiter's total after its kind.
+fn total(file: &mut impl Read) -> Result<SavedTotal, Flaw> {
+    let [count] = take(file)?;
+    let mut total = SavedTotal {
+        database: u32::from_le_bytes(take(file)?),
+        limiter: take(file)?,
+        since: time(file)?,
+        counts: Counts::default(),
+    };
+    for count in total.counts.get_mut(..count.into()).ok_or(Flaw::Damaged)? {
+        *count = number(file)?;
+    }
+    Ok(total)
+}
+
+/// The record of a denied key after its kind.
+fn denied_key<'a>(
+    file: &mut impl Read,
+    text: &'a mut [u8; u8::MAX as usize],
+) -> Result<SavedKey<'a>, Flaw> {
+    let [length] = take(file)?;
+    let (database, limiter) = (u32::from_le_bytes(take(file)?), take(file)?);
+    let key = [number(file)?, number(file)?];
+    let (denied, error, allowed, last) = (number(file)?, number(file)?, number(file)?, time(file)?);
+    let text = text.get_mut(..length.into()).ok_or(Flaw::Damaged)?;
+    file.read_exact(text)?;
+    let seen = Sighting { key, owner: 0, text, denied, allowed, last };
+    Ok(SavedKey { database, limiter, hitter: Hitter { seen, error } })
 }
 
 /// The record of a state after its kind.

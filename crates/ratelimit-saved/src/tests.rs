@@ -4,13 +4,14 @@
 
 use proptest::prelude::*;
 use ratelimit_core::slots::{Lease, Text, MAX_TEXT};
+use ratelimit_core::stats::{Counts, Hitter, Sighting};
 use ratelimit_core::table::Record;
 use ratelimit_core::Now;
 
-use crate::{read, Entry, Flaw, Head, Writer};
+use crate::{read, Entry, Flaw, Head, SavedKey, SavedTotal, Writer};
 
-/// An entry with times of its own.
-type Owned = (Entry<'static>, Vec<u64>);
+/// An entry with times and a text of its own.
+type Owned = (Entry<'static>, Vec<u64>, Vec<u8>);
 
 const HEAD: Head = Head {
     system: 7_654_321,
@@ -20,22 +21,39 @@ const HEAD: Head = Head {
 
 fn file(records: &[Owned]) -> Vec<u8> {
     let mut writer = Writer::new(Vec::new(), &HEAD).unwrap();
-    for (entry, times) in records {
+    for (entry, times, text) in records {
         let entry = match *entry {
             Entry::State(record) => Entry::State(Record { times, ..record }),
-            lease => lease,
+            Entry::Denied(key) => Entry::Denied(with_text(key, text)),
+            other => other,
         };
         writer.add(&entry).unwrap();
     }
     writer.finish().unwrap()
 }
 
+fn with_text<'a>(key: SavedKey<'_>, text: &'a [u8]) -> SavedKey<'a> {
+    let SavedKey { database, limiter, hitter } = key;
+    SavedKey {
+        database,
+        limiter,
+        hitter: Hitter { seen: Sighting { text, ..hitter.seen }, ..hitter },
+    }
+}
+
 fn read_all(bytes: &[u8]) -> Result<Vec<Owned>, Flaw> {
     let mut records = Vec::new();
     let show = |entry: Entry<'_>| {
         records.push(match entry {
-            Entry::State(r) => (Entry::State(Record { times: &[], ..r }), r.times.to_vec()),
-            Entry::Lease(lease) => (Entry::Lease(lease), Vec::new()),
+            Entry::State(r) => {
+                (Entry::State(Record { times: &[], ..r }), r.times.to_vec(), Vec::new())
+            }
+            Entry::Lease(lease) => (Entry::Lease(lease), Vec::new(), Vec::new()),
+            Entry::Total(total) => (Entry::Total(total), Vec::new(), Vec::new()),
+            Entry::Denied(key) => {
+                let text = key.hitter.seen.text.to_vec();
+                (Entry::Denied(with_text(key, &[])), Vec::new(), text)
+            }
         })
     };
     assert_eq!(read(bytes, HEAD.system, show)?, HEAD);
@@ -51,7 +69,7 @@ fn any_record() -> impl Strategy<Value = Owned> {
         |(first, second, words, times, ([fresh, open], tag, primary, kind))| {
             let key = [first, second];
             let record = Record { key, tag, primary, kind, fresh, open, words, times: &[] };
-            (Entry::State(record), times)
+            (Entry::State(record), times, Vec::new())
         },
     )
 }
@@ -64,7 +82,28 @@ fn any_lease() -> impl Strategy<Value = Owned> {
             let text = Text::new(&text);
             let durable = false;
             let lease = Lease { token, key, durable, database, limiter, since, expires, text };
-            (Entry::Lease(lease), Vec::new())
+            (Entry::Lease(lease), Vec::new(), Vec::new())
+        },
+    )
+}
+
+fn any_total() -> impl Strategy<Value = Owned> {
+    (any::<u32>(), any::<[u8; 16]>(), any::<i64>(), any::<Counts>()).prop_map(
+        |(database, limiter, since, counts)| {
+            let total = SavedTotal { database, limiter, since, counts };
+            (Entry::Total(total), Vec::new(), Vec::new())
+        },
+    )
+}
+
+fn any_denied() -> impl Strategy<Value = Owned> {
+    let text = prop::collection::vec(any::<u8>(), 0..=255);
+    let ids = (any::<u32>(), any::<[u8; 16]>(), any::<[u64; 2]>());
+    (ids, any::<[u64; 3]>(), any::<i64>(), text).prop_map(
+        |((database, limiter, key), [denied, allowed, error], last, text)| {
+            let seen = Sighting { key, owner: 0, text: &[], denied, allowed, last };
+            let hitter = Hitter { seen, error };
+            (Entry::Denied(SavedKey { database, limiter, hitter }), Vec::new(), text)
         },
     )
 }
@@ -90,8 +129,32 @@ fn some_records() -> Vec<Owned> {
         expires: i64::MAX,
         text: Text::new(&[b'k'; MAX_TEXT][..usize::from(n) * 20]),
     };
-    let states = (1..10).map(|n| (Entry::State(record(n)), (0..n * 3).collect()));
-    states.chain((0..9).map(|n| (Entry::Lease(lease(n)), Vec::new()))).collect()
+    let total = |n: u8| SavedTotal {
+        database: 5,
+        limiter: [n; 16],
+        since: 1,
+        counts: std::array::from_fn(|counter| counter as u64),
+    };
+    let denied = |n: u8| SavedKey {
+        database: 5,
+        limiter: [n; 16],
+        hitter: Hitter {
+            seen: Sighting {
+                key: [1, n.into()],
+                owner: 0,
+                text: &[],
+                denied: 3,
+                allowed: 2,
+                last: 1,
+            },
+            error: 4,
+        },
+    };
+    let states = (1..10).map(|n| (Entry::State(record(n)), (0..n * 3).collect(), Vec::new()));
+    let leases = (0..9).map(|n| (Entry::Lease(lease(n)), Vec::new(), Vec::new()));
+    let totals = (1..4).map(|n| (Entry::Total(total(n)), Vec::new(), Vec::new()));
+    let keys = (1..4).map(|n| (Entry::Denied(denied(n)), Vec::new(), vec![b'k'; n.into()]));
+    states.chain(leases).chain(totals).chain(keys).collect()
 }
 
 #[test]
@@ -134,7 +197,7 @@ fn no_part_of_a_file_passes() {
 proptest! {
     #[test]
     fn what_was_written_comes_back(
-        records in prop::collection::vec(prop_oneof![any_record(), any_lease()], 0..9),
+        records in prop::collection::vec(prop_oneof![any_record(), any_lease(), any_total(), any_denied()], 0..9),
     ) {
         prop_assert_eq!(read_all(&file(&records)).unwrap(), records);
     }

@@ -4,9 +4,10 @@ use std::io::{self, Write};
 
 use crc32fast::Hasher;
 use ratelimit_core::slots::Lease;
+use ratelimit_core::stats::Hitter;
 use ratelimit_core::table::Record;
 
-use crate::{Entry, Head, END, LEASE, MAGIC, VERSION};
+use crate::{Entry, Head, SavedKey, SavedTotal, DENIED, END, LEASE, MAGIC, TOTAL, VERSION};
 
 /// Writes a file from its head to its end. Best into a [`std::io::BufWriter`].
 #[derive(Debug)]
@@ -35,6 +36,8 @@ impl<W: Write> Writer<W> {
         match entry {
             Entry::State(record) => self.add_state(record),
             Entry::Lease(lease) => self.add_lease(lease),
+            Entry::Total(total) => self.add_total(total),
+            Entry::Denied(key) => self.add_key(key),
         }
     }
 
@@ -66,6 +69,32 @@ impl<W: Write> Writer<W> {
         self.put(&since.to_le_bytes())?;
         self.put(&expires.to_le_bytes())?;
         self.put(text)
+    }
+
+    fn add_total(&mut self, total: &SavedTotal) -> io::Result<()> {
+        let SavedTotal { database, limiter, since, counts } = total;
+        self.put(&[TOTAL, u8::try_from(counts.len()).map_err(io::Error::other)?])?;
+        self.put(&database.to_le_bytes())?;
+        self.put(limiter)?;
+        self.put(&since.to_le_bytes())?;
+        counts.iter().try_for_each(|count| self.put(&count.to_le_bytes()))
+    }
+
+    fn add_key(&mut self, key: &SavedKey<'_>) -> io::Result<()> {
+        let SavedKey { database, limiter, hitter: Hitter { seen, error } } = key;
+        self.put(&[DENIED, u8::try_from(seen.text.len()).map_err(io::Error::other)?])?;
+        self.put(&database.to_le_bytes())?;
+        self.put(limiter)?;
+        let words = [
+            seen.key[0],
+            seen.key[1],
+            seen.denied,
+            *error,
+            seen.allowed,
+            seen.last.cast_unsigned(),
+        ];
+        words.iter().try_for_each(|word| self.put(&word.to_le_bytes()))?;
+        self.put(seen.text)
     }
 
     /// Writes the end, and gives back where it was written to.

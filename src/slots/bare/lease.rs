@@ -5,15 +5,16 @@
 //! becomes of the lease. Two who do something to one lease take turns by a lock on its token.
 
 use pgrx::pg_sys::{self, Oid};
-use ratelimit_core::slots::{Lease, Text, Token};
+use ratelimit_core::slots::{Lease, Text, Token, MAX_TEXT};
 use ratelimit_core::table::Key;
 use ratelimit_core::{Micros, MILLISECOND};
 
 use super::super::hold::{self, Term};
-use super::super::{cut, database, lock, Slots};
+use super::super::{database, lock, Slots};
 use super::{is_full, ATTEMPTS};
 use crate::catalog::{self, Id};
 use crate::durable::{self, Which, Written};
+use crate::encoding;
 use crate::error::{Error, Result};
 use crate::shmem::Header;
 use crate::sleep::{sleep, Event};
@@ -48,7 +49,7 @@ impl Slots<'_> {
             limiter: self.limiter.id(),
             since: now,
             expires: now.saturating_add(ttl),
-            text: Text::new(cut(self.text)),
+            text: Text::new(encoding::clip(self.text, MAX_TEXT)),
         };
         let digest = self.limiter.slot_digest(self.text);
         let written = Written::Taken(Box::new(lease), digest, Some(number));

@@ -114,9 +114,6 @@ BEGIN;
 SELECT rl_try_acquire('durable', 'k');
 PREPARE TRANSACTION 'held';
 
--- Not in this version.
-SELECT answer($$SELECT rl_create_limiter('new', '3 per day', mode => 'shadow')$$);
-SELECT answer($$SELECT rl_create_limiter('new', '3 per day', ban_after => 5, ban_within => '1 minute', ban_for => '1 hour')$$);
 
 -- By hand, the constraints say no.
 INSERT INTO rl_limiters (name) VALUES ('by hand');

@@ -57,5 +57,5 @@ SELECT rl_try_acquire('renamed', 'a');
 SELECT rl_try_acquire('log', 'a');
 
 -- All gone.
-TRUNCATE rl_limiters, rl_rules;
+TRUNCATE rl_limiters CASCADE;
 SELECT rl_try_acquire('api', 'a');

@@ -1,4 +1,4 @@
-//! What people are shown works: `examples/*.sql`, and the SQL of the README.
+//! What people are shown works: `examples/*.sql`, and the SQL of the README, the recipes and the comparison with peers.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,22 +7,40 @@ use anyhow::{bail, ensure, Context, Result};
 use postgres::{Client, SimpleQueryMessage};
 
 use super::ask::run;
+use super::markdown::{Document, Statement};
 use super::FileTest;
 use crate::bed::Bed;
 
 /// One test for each document that is there.
 pub fn tests() -> Vec<FileTest> {
-    let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut tests: Vec<FileTest> = Vec::new();
-    for path in files(&top.join("examples"), "sql") {
-        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        tests.push((format!("example_{name}"), Box::new(move |bed| example(bed, &path))));
+    for path in files(&top().join("examples"), "sql") {
+        tests.push((format!("example_{}", stem(&path)), Box::new(move |bed| example(bed, &path))));
     }
-    let readme = top.join("README.md");
-    if readme.exists() {
-        tests.push(("readme".to_owned(), Box::new(move |bed| document(bed, &readme))));
+    let documents =
+        ["docs", "docs/recipes"].iter().flat_map(|folder| files(&top().join(folder), "md"));
+    for path in std::iter::once(top().join("README.md")).chain(documents) {
+        if Document::read(&path).is_ok_and(|document| document.statements().is_empty()) {
+            continue;
+        }
+        let name = format!("document_{}", stem(&path));
+        let database = name.clone();
+        tests.push((name, Box::new(move |bed| document(bed, &database, &path))));
     }
     tests
+}
+
+/// The recipe of that name.
+pub fn recipe(name: &str) -> Result<Document> {
+    Document::read(&top().join(format!("docs/recipes/{name}.md")))
+}
+
+fn top() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn stem(path: &Path) -> String {
+    path.file_stem().unwrap_or_default().to_string_lossy().to_lowercase()
 }
 
 fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
@@ -42,123 +60,75 @@ fn example(bed: &Bed, path: &Path) -> Result<()> {
     run(&mut psql, b"").map(drop)
 }
 
-/// Runs the SQL of a document, all of it in one session of a new database. A comment behind a statement says what comes of it:
+/// Runs a document in a database of its own, in which the extension is unless the document creates it.
+fn document(bed: &Bed, name: &str, path: &Path) -> Result<()> {
+    let document = Document::read(path)?;
+    let mut session = bed.database(name)?.connect()?;
+    if document.statements().iter().any(|statement| statement.sql.starts_with("CREATE EXTENSION")) {
+        session.batch_execute("DROP EXTENSION ratelimit")?;
+    }
+    check_all(&mut session, &document)
+}
+
+/// Runs the SQL of a document, all of it in one session. A comment behind a statement says what comes of it:
 ///
 /// ```sql
-/// SELECT rl_try_acquire('api', 'user:42');  -- t
-/// SELECT rl_enforce('api', 'user:42');      -- PT429
-/// SELECT rl_try_acquire('api', 'me', -1);   -- ERROR: 22023
+/// SELECT rl_try_acquire('api', 'user:42');              -- t
+/// SELECT quota, remaining FROM rl_peek('api', 'me');    -- 100, 99
+/// SELECT key FROM keys ORDER BY key;                    -- ann; bob
+/// SELECT key FROM keys WHERE false;                     -- no rows
+/// SELECT rl_try_acquire('api', 'me', -1);               -- ERROR: 22023
 /// ```
 ///
-/// Results are compared where they are one value; what follows the value in parentheses or behind a comma is for people.
-fn document(bed: &Bed, path: &Path) -> Result<()> {
-    let server = bed.private().database("document").start()?;
-    let mut session = server.connect()?;
-    let text = fs::read_to_string(path)?;
-    let statements = statements(&text);
+/// What follows in parentheses is for people, as is a comment behind a statement that returns no result.
+fn check_all(session: &mut Client, document: &Document) -> Result<()> {
+    let statements = document.statements();
     ensure!(!statements.is_empty(), "there is no SQL in it");
     for Statement { sql, comment, line } in statements {
-        check(&mut session, sql, comment).with_context(|| format!("line {line}: {sql}"))?;
+        check(session, sql, comment).with_context(|| format!("line {line}: {sql}"))?;
     }
     Ok(())
 }
 
 fn check(session: &mut Client, sql: &str, comment: &str) -> Result<()> {
-    let error = match comment.strip_prefix("ERROR:") {
-        Some(code) => code.split_whitespace().next(),
-        None if says(comment, "PT429") => Some("PT429"),
-        None => None,
-    };
+    let error = comment.strip_prefix("ERROR:").and_then(|code| code.split_whitespace().next());
     match (session.simple_query(sql), error) {
-        (Err(found), Some(code)) if found.code().is_some_and(|found| found.code() == code) => {
-            Ok(())
+        (Err(found), Some(code)) => {
+            let found = found.as_db_error().context("no answer")?;
+            ensure!(found.code().code() == code, "{found} instead of {code}");
         }
-        (Err(found), _) => Err(found.into()),
+        (Err(found), None) => return Err(found.into()),
         (Ok(_), Some(code)) => bail!("no error {code}"),
         (Ok(messages), None) => {
-            let rows: Vec<_> = messages
-                .iter()
-                .filter_map(|message| match message {
-                    SimpleQueryMessage::Row(row) => Some(row),
-                    _ => None,
-                })
-                .collect();
-            if let [row] = rows[..] {
-                if row.len() == 1 && !comment.is_empty() {
-                    let value = row.get(0).unwrap_or("NULL");
-                    ensure!(says(comment, value), "{value} instead of {comment}");
-                }
+            if let Some(answer) = answer(&messages).filter(|_| !comment.is_empty()) {
+                ensure!(says(comment, &answer), "{answer} instead of {comment}");
             }
-            Ok(())
         }
     }
+    Ok(())
 }
 
-/// Whether a comment consists of a value, or begins with it.
-fn says(comment: &str, value: &str) -> bool {
-    match comment.strip_prefix(value) {
-        Some(rest) => {
-            rest.is_empty() || [", ", ": ", "; ", " ("].iter().any(|mark| rest.starts_with(mark))
+/// The rows of a result as comments write them; none for a statement that returns no result.
+fn answer(messages: &[SimpleQueryMessage]) -> Option<String> {
+    let mut rows: Option<Vec<String>> = None;
+    for message in messages {
+        match message {
+            SimpleQueryMessage::RowDescription(_) => rows = Some(Vec::new()),
+            SimpleQueryMessage::Row(row) => {
+                let values: Vec<_> = (0..row.len()).map(|n| row.get(n).unwrap_or("NULL")).collect();
+                rows.get_or_insert_default().push(values.join(", "));
+            }
+            _ => {}
         }
-        None => false,
     }
+    let rows = rows?;
+    Some(if rows.is_empty() { "no rows".to_owned() } else { rows.join("; ") })
 }
 
-/// A statement, with the comment behind it and the number of the line where it ends.
-#[derive(Debug, PartialEq)]
-struct Statement<'a> {
-    sql: &'a str,
-    comment: &'a str,
-    line: usize,
-}
-
-/// The statements in all fenced blocks of SQL.
-fn statements(document: &str) -> Vec<Statement<'_>> {
-    let mut statements = Vec::new();
-    let mut at = 0;
-    while let Some(start) =
-        document[at..].find("```sql\n").map(|found| at + found + "```sql\n".len())
-    {
-        let end = document[start..].find("```").map_or(document.len(), |found| start + found);
-        at = start;
-        while let Some(length) = statement_length(&document[at..end]) {
-            let (sql, rest) = document[at..end].split_at(length);
-            let line_rest = rest.lines().next().unwrap_or_default();
-            let comment = line_rest.trim_start().strip_prefix("--").unwrap_or_default();
-            at += length;
-            let line = 1 + document[..at].matches('\n').count();
-            statements.push(Statement { sql: sql.trim(), comment: comment.trim(), line });
-            at += if line_rest.trim_start().starts_with("--") { line_rest.len() } else { 0 };
-        }
-        at = end + 3;
-    }
-    statements
-}
-
-/// How long the first statement is: up to a semicolon outside of comments and quotes.
-fn statement_length(sql: &str) -> Option<usize> {
-    let mut at = 0;
-    while let Some(first) = sql[at..].chars().next() {
-        let rest = &sql[at..];
-        let quoted = |quote: &str| Some(rest[quote.len()..].find(quote)? + 2 * quote.len());
-        at += match first {
-            ';' => return Some(at + 1),
-            '-' if rest.starts_with("--") => rest.find('\n').unwrap_or(rest.len()),
-            '\'' => quoted("'")?,
-            '"' => quoted("\"")?,
-            '$' => match dollar_quote(rest) {
-                Some(quote) => quoted(quote)?,
-                None => 1,
-            },
-            _ => first.len_utf8(),
-        };
-    }
-    None
-}
-
-/// The opening `$tag$`, if there is one.
-fn dollar_quote(sql: &str) -> Option<&str> {
-    let tag = &sql[1..1 + sql[1..].find('$')?];
-    let is_tag = tag.chars().all(|c| c.is_alphanumeric() || c == '_');
-    is_tag.then(|| &sql[..tag.len() + 2])
+/// Whether a comment consists of an answer, or of something in parentheses, or of both.
+fn says(comment: &str, answer: &str) -> bool {
+    comment.starts_with('(')
+        || comment
+            .strip_prefix(answer)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with(" ("))
 }

@@ -35,7 +35,8 @@ pub const TESTS: &[Test] = &[
 /// All that defines a limit.
 const DEFINITIONS: &str = "
     SELECT jsonb_build_object('limiters', (SELECT jsonb_agg(l ORDER BY l.name) FROM rl_limiters AS l),
-                              'rules', (SELECT jsonb_agg(r ORDER BY r.limiter, r.position) FROM rl_rules AS r))::text";
+                              'rules', (SELECT jsonb_agg(r ORDER BY r.limiter, r.position) FROM rl_rules AS r),
+                              'overrides', (SELECT jsonb_agg(o ORDER BY o.limiter, o.key) FROM rl_overrides AS o))::text";
 
 type Restore = fn(&Server, &str, &str) -> Result<Vec<u8>>;
 
@@ -48,7 +49,9 @@ fn restored_as_dumped(bed: &Bed, name: &str, restore: Restore) -> Result<()> {
     session.batch_execute(
         "SELECT rl_create_limiter('login', '5 per 5 minutes, 20 per day', 'sliding_log', description => 'log-ins');
          SELECT rl_create_limiter('bill', '10000 per month', 'fixed_window', time_zone => 'Europe/Berlin');
-         SELECT rl_create_limiter('naïve \"name\"', '10/second burst 20', refill => 'interval')",
+         SELECT rl_create_limiter('naïve \"name\"', '10/second burst 20', refill => 'interval');
+         INSERT INTO rl_overrides (limiter, key, action, quota, burst, expires_at, reason)
+         VALUES ('api', 'foe', 'deny', NULL, NULL, '2099-01-01', 'abuse'), ('api', 'vip', 'limit', 5, 9, NULL, NULL)",
     )?;
     Kind::Durable.create(&mut session, "paid", &format!("2 per {AGE}"), "sliding_log")?;
     for limiter in ["api", "paid"] {

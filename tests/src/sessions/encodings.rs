@@ -11,6 +11,7 @@ use crate::bed::Bed;
 pub const TESTS: &[Test] = &[
     ("errors_show_what_users_wrote_in_latin1", |bed| shows(bed, "LATIN1", "é")),
     ("errors_show_what_users_wrote_in_euc_jp", |bed| shows(bed, "EUC_JP", "日")),
+    ("documents_have_what_users_wrote", documents_have_what_users_wrote),
     ("errors_cut_no_letter_in_two", errors_cut_no_letter_in_two),
     ("house_is_kept_in_a_schema_of_any_name", house_is_kept_in_a_schema_of_any_name),
 ];
@@ -62,6 +63,33 @@ fn shows(bed: &Bed, encoding: &str, letter: &str) -> Result<()> {
         "22023",
         &format!("trigger \"t{letter}\": invalid argument 2, the key template \"{{c{letter}}}\" | The table has no column \"c{letter}\"."),
     )
+}
+
+fn documents_have_what_users_wrote(bed: &Bed) -> Result<()> {
+    for (encoding, letter) in [("LATIN1", "é"), ("EUC_JP", "日")] {
+        let mut session =
+            database(bed, &format!("document_{}", encoding.to_lowercase()), encoding, "limits")?;
+        let name = letter.repeat(20);
+        let document = format!(
+            r#"{{"limiters": {{"{name}": {{"rates": "5 per hour", "description": "{letter}"}}}}}}"#
+        );
+        session.batch_execute(&format!("SELECT rl_apply_config('{document}')"))?;
+        ensure!(session.ask::<bool>(&format!("SELECT rl_export_config() = '{document}'"))?);
+        ensure!(session.ask::<bool>(&format!("SELECT description = '{letter}' FROM rl_limiters"))?);
+        let wrong = document.replace(" per ", &format!(" {letter} "));
+        let error = session.refused(&format!("SELECT rl_apply_config('{wrong}')"))?;
+        let detail = error.detail().unwrap_or("");
+        ensure!(
+            detail.contains(&format!("{name}.rates: "))
+                || detail.contains(&format!("\"{name}\".rates: ")),
+            "{detail}"
+        );
+        ensure!(
+            detail.contains(&format!("Expected \"per\" or \"/\", found \"{letter}\".")),
+            "{detail}"
+        );
+    }
+    Ok(())
 }
 
 fn errors_cut_no_letter_in_two(bed: &Bed) -> Result<()> {

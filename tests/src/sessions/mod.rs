@@ -1,6 +1,7 @@
 //! Tests with several sessions, and with servers that stop or crash.
 
 mod admission;
+mod apply;
 mod ask;
 mod contention;
 mod copies;
@@ -19,12 +20,17 @@ mod histories;
 mod kinds;
 mod leases;
 mod lifecycle;
+mod lists;
+mod markdown;
+mod monitoring;
 mod oracle;
 mod parallel;
+mod postgrest;
 mod purging;
 mod queue;
 mod random;
 mod read_only;
+mod recipes;
 mod resets;
 mod rollback;
 mod ruin;
@@ -37,6 +43,7 @@ mod slots_interrupted;
 mod slots_pooler;
 mod slots_queue;
 mod standby;
+mod statistics;
 mod transactions;
 mod unloaded;
 mod unloaded_leases;
@@ -61,6 +68,7 @@ pub const POOLED: &[Test] = slots_pooler::TESTS;
 pub fn tests() -> Vec<FileTest> {
     let lists = [
         admission::TESTS,
+        apply::TESTS,
         contention::TESTS,
         copies::TESTS,
         crash::TESTS,
@@ -75,9 +83,13 @@ pub fn tests() -> Vec<FileTest> {
         histories::TESTS,
         leases::TESTS,
         lifecycle::TESTS,
+        lists::TESTS,
+        monitoring::TESTS,
         parallel::TESTS,
+        postgrest::TESTS,
         purging::TESTS,
         read_only::TESTS,
+        recipes::TESTS,
         resets::TESTS,
         ruin::TESTS,
         saved::TESTS,
@@ -87,6 +99,7 @@ pub fn tests() -> Vec<FileTest> {
         slots_interrupted::TESTS,
         slots_queue::TESTS,
         standby::TESTS,
+        statistics::TESTS,
         transactions::TESTS,
         unloaded::TESTS,
         unloaded_leases::TESTS,

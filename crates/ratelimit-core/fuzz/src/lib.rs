@@ -100,7 +100,10 @@ impl Key {
             assert_eq!(asked.peek(now, cost), answer, "a refused call changes nothing");
         }
         let mut short = self.clone();
-        assert_eq!(short.limit(cost).try_take(now), answer.allowed);
+        let brief = short.limit(cost).try_take(now);
+        let is_near = u128::from(answer.remaining) * 5 < u128::from(answer.quota);
+        assert_eq!(brief.allowed, answer.allowed);
+        assert_eq!(brief.near_limit, answer.allowed && cost > 0 && is_near);
         assert_eq!(short.peek(now, 1), asked.peek(now, 1));
     }
 

@@ -2,7 +2,7 @@
 
 use super::cell::{Key, Locked};
 use super::{Host, Table};
-use crate::rule::{Rule, LOG_KIND};
+use crate::rule::{Rule, BAN_KIND, LOG_KIND};
 use crate::sliding_log::{ring, SlidingLog};
 use crate::state::{State, Words};
 use crate::time::{Micros, Now};
@@ -138,9 +138,14 @@ fn further_key(key: Key, number: usize) -> Key {
     [key[0].wrapping_add(spread) | 1, key[1] ^ (number + 1) << 8]
 }
 
+/// Whether the words are those of a ring, of which further cells hold the most: a log's times, or what a ban says.
+pub(super) fn is_ring(kind: u8) -> bool {
+    matches!(kind, LOG_KIND | BAN_KIND)
+}
+
 /// The keys of the further cells of a log, as its first cell says how many.
 pub(super) fn further_keys(first: &Locked<'_>) -> impl Iterator<Item = Key> {
-    let places = if first.kind() == LOG_KIND { ring(first.word(0)).1 } else { 0 };
+    let places = if is_ring(first.kind()) { ring(first.word(0)).1 } else { 0 };
     first_keys(first.key(), places)
 }
 

@@ -9,6 +9,7 @@
 //! * A cell whose key is as good as new is free. When none is, [`Full`] says what happens, but a key that refuses something is never
 //!   pushed out: that would give it a fresh start.
 
+mod ban;
 mod cell;
 mod durable;
 mod key_state;
@@ -19,6 +20,7 @@ mod undo;
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
+pub use ban::{Ban, MAX_BAN_TEXT};
 pub use cell::{Cell, Key, Locked};
 pub use durable::Claim;
 pub use key_state::KeyState;
@@ -382,6 +384,11 @@ impl<'t, H: Host> Table<'t, H> {
 pub(crate) fn scale(hash: u64, size: usize) -> usize {
     ((u128::from(hash) * size as u128) >> 64) as usize
 }
+
+/// Rules have positions up to 100. What else is known of a key has others: whether it is banned, ...
+const BAN: u32 = 254;
+/// ... and how often it was refused lately.
+pub const DENIALS: u32 = 255;
 
 /// The key of a further rule of the same key: its cell lies near the first.
 pub fn rule_key(key: Key, position: u32) -> Key {

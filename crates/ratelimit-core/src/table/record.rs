@@ -1,9 +1,8 @@
 //! States on their way out of a table, and into one: to be saved, and loaded into a table of another shape.
 
 use super::cell::{Cell, Key, Locked};
-use super::key_state::{first_keys, KeyState};
+use super::key_state::{first_keys, is_ring, KeyState};
 use super::{Full, Host, Table, Wanted};
-use crate::rule::LOG_KIND;
 use crate::sliding_log::{ring, ring_booked, ring_word};
 use crate::spec::MAX_LOG;
 use crate::state::{State, Words};
@@ -50,7 +49,12 @@ impl<'t, H: Host> Table<'t, H> {
         Ok(())
     }
 
-    fn copy<'a>(&self, cell: &'t Cell, now: Micros, times: &'a mut Times) -> Option<Record<'a>> {
+    pub(super) fn copy<'a>(
+        &self,
+        cell: &'t Cell,
+        now: Micros,
+        times: &'a mut Times,
+    ) -> Option<Record<'a>> {
         let cell = cell.lock(|times| self.host.yield_now(times));
         if cell.kind() == 0 || cell.owner().is_some() || cell.is_durable() || cell.fresh() <= now {
             return None;
@@ -65,10 +69,10 @@ impl<'t, H: Host> Table<'t, H> {
             words: cell.words(),
             times: &[],
         };
-        if record.kind == LOG_KIND {
+        if is_ring(record.kind) {
             let (head, size) = ring(record.words[0]);
             let size = size.min(times.len());
-            let state = KeyState::of(self, cell, LOG_KIND);
+            let state = KeyState::of(self, cell, record.kind);
             for (n, time) in times.iter_mut().take(size).enumerate() {
                 *time = state.time((head + n) % size);
             }
@@ -89,7 +93,7 @@ impl<'t, H: Host> Table<'t, H> {
         accept: impl Fn(&Locked<'_>) -> bool,
     ) -> Result<bool, Full> {
         let Record { key, tag, primary, kind, .. } = *record;
-        let times = if kind == LOG_KIND { record.times } else { &[] };
+        let times = if is_ring(kind) { record.times } else { &[] };
         let first = Wanted { key, owner: key, tag, primary };
         let further =
             first_keys(key, times.len()).map(|key| Wanted { key, primary: false, ..first });
@@ -121,13 +125,13 @@ impl<'t, H: Host> Table<'t, H> {
 /// The words as the cell will have them. A log begins at its first place, and has another mark than an earlier one of the same
 /// key, whose further cells may still be about.
 fn words(record: &Record<'_>, cell: &Locked<'_>, now: Micros) -> Words {
-    if record.kind != LOG_KIND {
+    if !is_ring(record.kind) {
         return record.words;
     }
     let booked = ring_booked(record.words[0]);
     let size = usize::try_from(record.words[0] & !booked).unwrap_or(usize::MAX);
     let size = size.clamp(1, MAX_LOG as usize);
-    let mark = if cell.kind() == LOG_KIND { cell.words()[0] >> 32 } else { now.cast_unsigned() };
+    let mark = if is_ring(cell.kind()) { cell.words()[0] >> 32 } else { now.cast_unsigned() };
     let mark = u64::from((mark as u16).wrapping_add(1));
     [mark << 32 | booked | ring_word(record.times.len() % size, size), 0, 0]
 }

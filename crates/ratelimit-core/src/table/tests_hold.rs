@@ -67,11 +67,11 @@ fn hold_as(
     receipts: &mut Receipts,
 ) -> bool {
     let (taken, receipt) = table.try_take_with_receipt(request, now).unwrap();
-    assert_eq!(taken, receipt.is_some());
+    assert_eq!(taken.allowed, receipt.is_some());
     if let Some(receipt) = receipt {
         receipts.add(request.rule, receipt);
     }
-    taken
+    taken.allowed
 }
 
 fn remaining(table: &TestTable<'_>, rule: &Rule, n: u64, now: Now) -> u64 {

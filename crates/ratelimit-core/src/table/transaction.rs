@@ -7,7 +7,7 @@ use super::key_state::KeyState;
 use super::{Full, Host, Table, Unable, Wanted};
 use crate::booking::{opening, reserve, Booking};
 use crate::decide::{decide, take_at_most, Limit, Operation};
-use crate::decision::Decision;
+use crate::decision::{Brief, Decision};
 use crate::receipt::Receipt;
 use crate::rule::Rule;
 use crate::state::State;
@@ -64,10 +64,10 @@ pub type Taken = SmallVec<[Option<Receipt>; FEW]>;
 impl<'t, H: Host> Table<'t, H> {
     /// Takes the cost of one request if it fits: the short way for the most frequent call.
     #[inline(always)]
-    pub fn try_take(&self, request: &Request<'_>, now: Now) -> Result<bool, Unable> {
+    pub fn try_take(&self, request: &Request<'_>, now: Now) -> Result<Brief, Unable> {
         let Request { rule, key, cost, .. } = *request;
         if matches!(rule, Rule::SlidingLog(_)) {
-            return Ok(self.decide(&[*request], now, Operation::Take, None)?.allowed);
+            return Ok(self.decide(&[*request], now, Operation::Take, None)?.brief(cost));
         }
         loop {
             let mut state = KeyState::new(self, key, rule, now);
@@ -76,7 +76,7 @@ impl<'t, H: Host> Table<'t, H> {
             let Some(now) = self.unbooked(&limit, now) else { return Ok(limit.refuse_behind(now)) };
             // An untouched key is only looked at: what it refuses needs no cell.
             let taken = limit.try_take_unbooked(now);
-            if found || !taken || cost == 0 {
+            if found || !taken.allowed || cost == 0 {
                 return Ok(taken);
             }
             self.assign(&request.first_cell(), now.steady)?;
@@ -89,7 +89,7 @@ impl<'t, H: Host> Table<'t, H> {
         &self,
         request: &Request<'_>,
         now: Now,
-    ) -> Result<(bool, Option<Receipt>), Unable> {
+    ) -> Result<(Brief, Option<Receipt>), Unable> {
         let Request { rule, key, cost, durable, pin, .. } = *request;
         let mut state = KeyState::new(self, key, rule, now);
         let ready = !matches!(rule, Rule::SlidingLog(_)) && state.lock();
@@ -97,7 +97,7 @@ impl<'t, H: Host> Table<'t, H> {
             drop(state);
             let mut taken = Taken::new();
             let decision = self.decide(&[*request], now, Operation::Take, Some(&mut taken))?;
-            return Ok((decision.allowed, taken.first().copied().flatten()));
+            return Ok((decision.brief(cost), taken.first().copied().flatten()));
         }
         state.follow(request.mark);
         let now = self.after_resets(durable, now);

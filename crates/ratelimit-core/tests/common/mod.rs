@@ -94,7 +94,7 @@ impl Key {
     }
 
     pub fn try_take(&mut self, now: Now, cost: u64) -> bool {
-        Limit::new(&self.rule, &mut self.state, cost).try_take(now)
+        Limit::new(&self.rule, &mut self.state, cost).try_take(now).allowed
     }
 
     pub fn charge(&mut self, now: Now, cost: u64) {

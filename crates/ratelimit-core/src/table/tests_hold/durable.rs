@@ -182,7 +182,7 @@ fn a_durable_key_that_is_wiped_is_new_and_gives_nothing_back() {
         assert_eq!(pins(&table, 1), Some(1));
         let peek = table.decide(&[durable(&rule, 1, 0)], START, Operation::Peek, None);
         assert_eq!(peek.unwrap().remaining, 10, "{rule:?}");
-        assert!(table.try_take_with_receipt(&one, START).unwrap().0);
+        assert!(table.try_take_with_receipt(&one, START).unwrap().0.allowed);
         let mut receipts = Receipts::default();
         receipts.add(&rule, receipt.unwrap());
         table.undo(&rule, key(1), &receipts, START, true);
@@ -226,7 +226,7 @@ fn nothing_is_taken_of_a_key_that_is_frozen_until_it_is_wiped_or_thawed() {
         frozen("untouched");
         table.thaw(key(1));
         assert_eq!(left(), Ok(1_000));
-        assert!(table.try_take_with_receipt(&one, START).unwrap().0);
+        assert!(table.try_take_with_receipt(&one, START).unwrap().0.allowed);
         assert_eq!(left(), Ok(996));
     }
 }
@@ -277,7 +277,7 @@ fn threads_that_load_a_key_at_once_fill_it_once() {
                             let held = Request { pin: true, ..one };
                             match table.try_take_with_receipt(&held, START) {
                                 Ok((taken, _)) => {
-                                    admitted.fetch_add(u64::from(taken), Ordering::Relaxed);
+                                    admitted.fetch_add(u64::from(taken.allowed), Ordering::Relaxed);
                                     break;
                                 }
                                 Err(Unable::Full(full)) => panic!("{full:?}"),

@@ -1,6 +1,7 @@
 //! Cells that open transactions hold.
 
 use super::*;
+use crate::Brief;
 
 /// Past everything that the rules of these tests count.
 const LATER: Now = START.plus(1_000 * HOUR);
@@ -54,7 +55,7 @@ fn when_all_cells_are_held_a_new_key_is_refused_and_later_let_in() {
     let in_a_second = Unable::Full(Full { until: LATER.plus(SECOND).steady });
     assert_eq!(table.try_take(&request(&rule, 2, 1), LATER), Err(in_a_second));
     commit(&table, &rule, 1, LATER);
-    assert_eq!(table.try_take(&request(&rule, 2, 1), LATER), Ok(true));
+    assert_eq!(table.try_take(&request(&rule, 2, 1), LATER), Ok(Brief::ALLOWED));
     assert_eq!(pins(&table, 0), Some(1));
 }
 
@@ -80,8 +81,8 @@ fn a_cell_is_held_as_often_as_it_was_taken_from() {
         assert_eq!(pins(&table, 0), Some(n));
     }
     // What takes nothing holds nothing.
-    assert_eq!(table.try_take_with_receipt(&held(&rule, 0, 0), START), Ok((true, None)));
-    assert_eq!(table.try_take_with_receipt(&held(&rule, 0, 7), START), Ok((false, None)));
+    assert_eq!(table.try_take_with_receipt(&held(&rule, 0, 0), START), Ok((Brief::ALLOWED, None)));
+    assert_eq!(table.try_take_with_receipt(&held(&rule, 0, 7), START), Ok((Brief::REFUSED, None)));
     assert_eq!(pins(&table, 0), Some(3));
     // Giving back need not let go.
     table.undo(&rule, key(0), &Receipts::default(), START, false);
