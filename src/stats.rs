@@ -238,7 +238,7 @@ pub fn denied_keys(id: &LimiterId) -> Vec<Denied> {
     let mut copy = Box::<ratelimit_core::stats::HeavyHitters>::default();
     let place = header.denied_keys(|keys| {
         let place = keys.totals.find(id, database())?;
-        (*copy).clone_from(keys.sketch(place).0);
+        (*copy).clone_from(keys.sketch(place));
         Some(place)
     });
     let show = |Hitter { seen, .. }: Hitter<'_>| Denied {

@@ -17,7 +17,7 @@ use crate::encoding;
 use crate::shmem;
 
 /// So many keys are remembered; a power of two.
-const REMEMBERED: usize = 256;
+const REMEMBERED: usize = 64;
 
 /// So many are on their way at most.
 const MOST: usize = 64;
@@ -116,16 +116,14 @@ impl Keys {
             }) {
                 continue;
             }
-            let seen = Sighting {
+            keys.add(&Sighting {
                 key: sighted.key,
                 owner: place,
                 text: &sighted.text[..sighted.length],
                 denied: sighted.denied,
                 allowed: sighted.allowed,
                 last: sighted.last,
-            };
-            let (sketch, watch) = keys.sketch(place);
-            sketch.add(&seen, watch);
+            });
         }
     }
 
@@ -141,7 +139,7 @@ pub fn allowed(tally: &Rc<Tally>, key: Key) {
     KEYS.with(|keys| {
         let recent = keys.recent(key);
         recent.allowed = recent.allowed.saturating_add(1);
-        if recent.number == 0 && shmem::watch().is_some_and(|watch| watch.may_have(key)) {
+        if recent.number == 0 && shmem::may_be_tracked(tally.place.get(), key) {
             sight(keys, tally, key);
         }
     });
