@@ -45,6 +45,9 @@ versions() {
     fi
 }
 
+# Where setup puts a pgbouncer, with the libraries that it needs.
+pgbouncer=$target/tools/pgbouncer/pgbouncer
+
 # Sets what cargo needs to compile the extension for PostgreSQL $1.
 # Each version has its own target folder: switching versions in one costs minutes.
 use_pg() {

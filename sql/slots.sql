@@ -1,4 +1,5 @@
--- VOLATILE, RESTRICTED and not STRICT for the same reasons as the calls for rates.
+-- VOLATILE, RESTRICTED and not STRICT for the same reasons as the calls for rates. Those of leases write rows where no memory is shared,
+-- which cannot be done in a parallel query at all.
 
 CREATE FUNCTION rl_try_slot(limiter text, key text)
     RETURNS boolean
@@ -27,22 +28,22 @@ COMMENT ON FUNCTION rl_release_session_slot IS 'gives back the slot of the key t
 
 CREATE FUNCTION rl_try_lease(limiter text, key text, ttl interval)
     RETURNS uuid
-    LANGUAGE c VOLATILE PARALLEL RESTRICTED COST 100 AS 'MODULE_PATHNAME', 'rl_try_lease';
+    LANGUAGE c VOLATILE PARALLEL UNSAFE COST 100 AS 'MODULE_PATHNAME', 'rl_try_lease';
 COMMENT ON FUNCTION rl_try_lease IS 'takes a slot for so long, and returns the token that frees it; null if all are taken';
 
 CREATE FUNCTION rl_lease(limiter text, key text, ttl interval, timeout interval DEFAULT NULL)
     RETURNS uuid
-    LANGUAGE c VOLATILE PARALLEL RESTRICTED COST 100 AS 'MODULE_PATHNAME', 'rl_lease';
+    LANGUAGE c VOLATILE PARALLEL UNSAFE COST 100 AS 'MODULE_PATHNAME', 'rl_lease';
 COMMENT ON FUNCTION rl_lease IS 'waits its turn for a slot, and holds it for so long; null if that is not before the timeout';
 
 CREATE FUNCTION rl_renew_lease(token uuid, ttl interval)
     RETURNS boolean
-    LANGUAGE c VOLATILE PARALLEL RESTRICTED COST 100 AS 'MODULE_PATHNAME', 'rl_renew_lease';
+    LANGUAGE c VOLATILE PARALLEL UNSAFE COST 100 AS 'MODULE_PATHNAME', 'rl_renew_lease';
 COMMENT ON FUNCTION rl_renew_lease IS 'lets a lease end so long from now; false if it has ended already';
 
 CREATE FUNCTION rl_release_lease(token uuid)
     RETURNS boolean
-    LANGUAGE c VOLATILE PARALLEL RESTRICTED COST 100 AS 'MODULE_PATHNAME', 'rl_release_lease';
+    LANGUAGE c VOLATILE PARALLEL UNSAFE COST 100 AS 'MODULE_PATHNAME', 'rl_release_lease';
 COMMENT ON FUNCTION rl_release_lease IS 'ends a lease; false if it has ended already';
 
 CREATE FUNCTION _rl_slots(OUT limiter uuid, OUT key text, OUT kind text, OUT pid integer, OUT token uuid,

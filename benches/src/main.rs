@@ -2,6 +2,7 @@
 //! one private server and in turns, so that a noisy machine disturbs all of them alike. README.md beside this folder says how to read
 //! it.
 
+mod asleep;
 mod clients;
 mod contender;
 mod cpu;
@@ -16,6 +17,7 @@ mod pgbench;
 mod redis;
 mod report;
 mod saved;
+mod slots;
 mod snapshot;
 mod stats;
 mod target;
@@ -28,6 +30,7 @@ use anyhow::{Context, Result};
 use serde_json::json;
 use testbed::Tree;
 
+use asleep::Asleep;
 use clients::Clients;
 use durable::Durable;
 use inside::Inside;
@@ -35,6 +38,7 @@ use lab::{Lab, Memory};
 use million::Million;
 use options::Options;
 use saved::Saved;
+use slots::Slots;
 use snapshot::Snapshot;
 use waiters::Waiters;
 
@@ -42,12 +46,14 @@ use waiters::Waiters;
 struct Results {
     memory: Memory,
     inside: Inside,
+    slots: Slots,
     clients: Clients,
     million: Million,
     durable: Durable,
     snapshot: Snapshot,
     saved: Saved,
     waiters: Waiters,
+    asleep: Asleep,
 }
 
 fn main() -> Result<()> {
@@ -61,6 +67,7 @@ fn main() -> Result<()> {
     let results = Results {
         memory: lab.memory()?,
         inside: inside::measure(&mut lab, &options)?,
+        slots: slots::measure(&mut lab, &options)?,
         clients: clients::measure(&mut lab, &options)?,
         // Before the tables know other keys.
         million: million::measure(&mut lab, &options)?,
@@ -68,6 +75,7 @@ fn main() -> Result<()> {
         snapshot: snapshot::measure(&mut lab, &options)?,
         saved: saved::measure(&mut lab, &options)?,
         waiters: waiters::measure(&tree, &options)?,
+        asleep: asleep::measure(&tree, &options)?,
     };
 
     let about = json!({
@@ -91,6 +99,8 @@ fn main() -> Result<()> {
         "snapshot": results.snapshot.to_json(),
         "saved": results.saved.to_json(),
         "waiters": results.waiters.to_json(),
+        "slots": results.slots.to_json(),
+        "asleep": results.asleep.to_json(),
         "targets": targets.iter().map(target::Target::to_json).collect::<Vec<_>>(),
     });
 

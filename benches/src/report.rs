@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::clients::{Cell, Clients};
 use crate::contender::{Contender, Keys};
 use crate::inside::{Inside, Row};
+use crate::slots::Slots;
 use crate::stats::Spread;
 use crate::target::{Bound, Target};
 use crate::Results;
@@ -19,6 +20,7 @@ pub fn text(about: &Value, results: &Results, targets: &[Target]) -> String {
     // Writing into a String cannot fail.
     let _ = head(&mut text, about, &results.clients)
         .and_then(|()| inside_table(&mut text, &results.inside))
+        .and_then(|()| slots_table(&mut text, &results.slots))
         .and_then(|()| clients_table(&mut text, &results.clients))
         .and_then(|()| durable::tables(&mut text, results))
         .and_then(|()| targets_table(&mut text, targets));
@@ -72,6 +74,14 @@ fn inside_row(out: &mut String, row: &Row) -> fmt::Result {
     let precision = usize::from(row.net.median < 20.0);
     let cpu = spread(row.net, precision);
     writeln!(out, "{:<38}{over:>30}{cpu:>30}{:>10.0}", row.name, row.wall.median)
+}
+
+fn slots_table(out: &mut String, slots: &Slots) -> fmt::Result {
+    writeln!(out, "\nConcurrency slots inside one backend: ns of CPU, each given back at once")?;
+    for (name, figure) in slots.rows() {
+        writeln!(out, "{name:<38}{:>30}", spread(figure, 0))?;
+    }
+    writeln!(out, "Locks and slots are those of transactions, less the transaction with an empty function; a lease is less two empty functions.")
 }
 
 fn clients_table(out: &mut String, clients: &Clients) -> fmt::Result {

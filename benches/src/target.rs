@@ -2,6 +2,7 @@
 
 use serde_json::{json, Value};
 
+use crate::asleep::Asleep;
 use crate::clients::{Clients, CLIENTS};
 use crate::contender::{Contender, Keys};
 use crate::durable;
@@ -9,6 +10,7 @@ use crate::inside::{self, Inside};
 use crate::million::Million;
 use crate::pgbench::Slice;
 use crate::saved::Saved;
+use crate::slots::Slots;
 use crate::stats::Spread;
 use crate::waiters::Waiters;
 use crate::Results;
@@ -66,6 +68,8 @@ pub fn all(results: &Results) -> Vec<Target> {
     targets.extend(million(&results.million));
     targets.extend(saved(&results.saved));
     targets.extend(waiters(&results.waiters));
+    targets.extend(slots(&results.slots));
+    targets.push(asleep(&results.asleep));
     targets
 }
 
@@ -174,6 +178,26 @@ fn waiters(waiters: &Waiters) -> [Target; 2] {
         Target::new(&name("latest"), waiters.latest, Bound::AtMost(2.0)),
         Target::new(&name("earliest"), waiters.earliest, Bound::AtLeast(AT_ONCE)),
     ]
+}
+
+fn slots(slots: &Slots) -> [Target; 3] {
+    let [few, many] = slots.ratios();
+    let name = |slots| format!("rl_try_slot, {slots}: CPU / pg_try_advisory_xact_lock");
+    [
+        Target::new(&name("9 of 10 taken"), few, Bound::AtMost(3.0)),
+        Target::new(&name("990 of 1,000 taken"), many, Bound::AtMost(3.0)),
+        Target::new(
+            "a lease taken and released: us over two empty functions",
+            slots.lease(),
+            Bound::AtMost(1.0),
+        ),
+    ]
+}
+
+fn asleep(asleep: &Asleep) -> Target {
+    // Less than a look into /proc costs.
+    let share = Spread::of([100.0 * asleep.share]);
+    Target::new("500 waiters for a slot: percent of a processor", share, Bound::AtMost(1.0))
 }
 
 fn ratio(

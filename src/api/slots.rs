@@ -7,7 +7,6 @@ use ratelimit_core::Micros;
 use super::wait::{deadline, span};
 use crate::catalog::{Definition, Mode};
 use crate::datum::{self, Rows};
-use crate::durable;
 use crate::error::{Error, Result};
 use crate::function::{pg_function, Call};
 use crate::shmem;
@@ -84,7 +83,6 @@ pg_function! {
     fn rl_renew_lease(call) {
         let (token, ttl) = (call.uuid(0, "token")?, call.ttl(1)?);
         let store = Store::new(call)?;
-        store.check_shared()?;
         Ok(Datum::from(slots::renew(store.header(), call.function(), token, ttl)?))
     }
 }
@@ -94,7 +92,6 @@ pg_function! {
     fn rl_release_lease(call) {
         let token = call.uuid(0, "token")?;
         let store = Store::new(call)?;
-        store.check_shared()?;
         Ok(Datum::from(slots::release(store.header(), call.function(), token)?))
     }
 }
@@ -103,13 +100,10 @@ pg_function! {
     /// Who holds a slot in this database.
     fn _rl_slots(call) {
         let mut rows = Rows::new(call);
-        let Some(header) = shmem::get()? else {
-            return Ok(Datum::null());
-        };
-        durable::load_known_leases(header, call.function())?;
+        let header = shmem::get()?.unwrap_or_else(shmem::private);
         let clock = header.clock.now();
         let time = |steady| datum::time(steady, clock);
-        for held in slots::all(header) {
+        for held in slots::all(header, call.function())? {
             let kind = match held.kind {
                 Kind::Transaction => "transaction",
                 Kind::Session => "session",

@@ -2,6 +2,8 @@
 //!
 //! Shared memory decides who gets a slot, and the rows say who had one when it was lost. They are read when a limiter's slots are first
 //! used after a start, as one moment: before that nobody changes them, and afterwards nobody reads them so.
+//!
+//! Where no memory is shared the rows decide, with the locks of `slots/bare.rs`. Then they are written at once, and read by each call.
 
 use pgrx::pg_sys::{self, Datum, ItemPointerData, Oid};
 use ratelimit_core::slots::{Lease, Text, Token};
@@ -19,8 +21,8 @@ use crate::slots;
 
 /// What becomes of a lease as a transaction commits.
 pub enum Written {
-    /// It is new; the digest is that of its key.
-    Taken(Box<Lease>, Id),
+    /// It is new; the digest is that of its key, and where no memory is shared it has a number among that key's slots.
+    Taken(Box<Lease>, Id, Option<u32>),
     /// It ends then.
     Renewed(Token, Micros),
     /// It has ended.
@@ -28,23 +30,26 @@ pub enum Written {
 }
 
 /// A row, with its times on the steady time line.
-struct Row {
+pub struct Row {
     place: ItemPointerData,
-    token: Token,
-    digest: Id,
-    limiter: Id,
-    text: Text,
-    since: Micros,
-    expires: Micros,
+    pub token: Token,
+    pub digest: Id,
+    pub limiter: Id,
+    pub text: Text,
+    /// One that was taken where memory was shared has none.
+    pub number: Option<u32>,
+    pub since: Micros,
+    pub expires: Micros,
 }
 
-/// The place of `expires_at` among the columns.
+/// The places of `number` and `expires_at` among the columns.
+const NUMBER: usize = 4;
 const EXPIRES: usize = 6;
 
 impl Table {
-    /// Reads all leases, or the one with this token. The reader may stop by answering false.
-    fn leases(&self, token: Option<&Token>, clock: Now, mut read: impl FnMut(Row) -> bool) {
-        self.scan::<LEASES>(token, false, |place, values, _| {
+    /// Reads all leases, or those with this token or digest, whichever the table was opened for. The reader may stop by answering false.
+    fn leases(&self, key: Option<&Id>, clock: Now, mut read: impl FnMut(Row) -> bool) {
+        self.scan::<LEASES>(key, false, |place, values, nulls| {
             read(Row {
                 place,
                 token: id(values[0]),
@@ -52,23 +57,26 @@ impl Table {
                 limiter: id(values[2]),
                 // SAFETY: the table declares the column as text, and not null; the tuple is alive while the row is read.
                 text: Text::new(unsafe { crate::function::text(values[3]) }),
+                number: (!nulls[NUMBER]).then(|| values[NUMBER].value() as u32),
                 since: moment(values[5], clock),
                 expires: moment(values[EXPIRES], clock),
             })
         });
     }
 
-    fn add_lease(&self, lease: &Lease, digest: &Id, clock: Now) {
+    fn add_lease(&self, lease: &Lease, digest: &Id, number: Option<u32>, clock: Now) {
         let mut values = [
             Datum::from(lease.token.as_ptr()),
             Datum::from(digest.as_ptr()),
             Datum::from(lease.limiter.as_ptr()),
             text(lease.text.as_bytes()),
-            Datum::null(),
+            number.map_or(Datum::null(), Datum::from),
             time(lease.since, clock),
             time(lease.expires, clock),
         ];
-        self.insert(&mut values, &mut [false, false, false, false, true, false, false]);
+        let mut nulls = [false; LEASES];
+        nulls[NUMBER] = number.is_none();
+        self.insert(&mut values, &mut nulls);
     }
 
     fn renew_lease(&self, token: &Token, expires: Micros, clock: Now) {
@@ -97,7 +105,9 @@ pub fn write_leases(header: &'static Header, schema: Oid, written: &[Written]) -
     let (clock, scratch) = (header.clock.now(), Scratch::new());
     for written in written {
         scratch.run(|| match written {
-            Written::Taken(lease, digest) => table.add_lease(lease, digest, clock),
+            Written::Taken(lease, digest, number) => {
+                table.add_lease(lease, digest, *number, clock);
+            }
             Written::Renewed(token, expires) => table.renew_lease(token, *expires, clock),
             Written::Released(token) => table.remove_lease(token),
         });
@@ -106,6 +116,40 @@ pub fn write_leases(header: &'static Header, schema: Oid, written: &[Written]) -
     // SAFETY: a plain variable, set when the process connected to its database.
     header.board.note(unsafe { pg_sys::MyDatabaseId });
     Ok(())
+}
+
+/// Does the same at once, for those who share no memory: the rest of the command sees it, and a rollback undoes it.
+pub fn write_lease(header: &'static Header, schema: Oid, written: Written) -> Result<()> {
+    write_leases(header, schema, &[written])?;
+    // SAFETY: in a function that is not parallel safe, and so in no parallel query.
+    unsafe { pg_sys::CommandCounterIncrement() };
+    Ok(())
+}
+
+/// Which leases.
+#[derive(Clone, Copy)]
+pub enum Which<'a> {
+    All,
+    Token(&'a Token),
+    Digest(&'a Id),
+}
+
+/// Leases that have not expired, as the latest commits and this transaction have left them.
+pub fn leases(header: &'static Header, schema: Oid, which: Which<'_>) -> Result<Vec<Row>> {
+    let (name, key) = match which {
+        Which::All => (Name::Leases, None),
+        Which::Token(token) => (Name::Leases, Some(token)),
+        Which::Digest(digest) => (Name::LeasesOfKeys, Some(digest)),
+    };
+    let (lock, clock, mut live) = (pg_sys::AccessShareLock, header.clock.now(), Vec::new());
+    if let Some(table) = Table::open(schema, name, lock)? {
+        table.leases(key, clock, |row| {
+            live.extend(Some(row).filter(|row| row.expires > clock.steady));
+            true
+        });
+        table.close(lock);
+    }
+    Ok(live)
 }
 
 /// Sees to it that shared memory has all leases of this database's durable limiters; `function` is one of the extension's.
@@ -171,18 +215,8 @@ pub fn check_standby_lease(header: &'static Header, function: Oid, token: &Token
     if !is_standby() {
         return Ok(());
     }
-    let lock = pg_sys::AccessShareLock;
-    let table = Table::open(catalog::schema_of(function), Name::Leases, lock)?;
-    let clock = header.clock.now();
-    let mut found = false;
-    if let Some(table) = table {
-        table.leases(Some(token), clock, |row| {
-            found = row.expires > clock.steady;
-            false
-        });
-        table.close(lock);
-    }
-    if found {
+    let found = leases(header, catalog::schema_of(function), Which::Token(token))?;
+    if !found.is_empty() {
         return Err(Error::read_only_lease());
     }
     Ok(())

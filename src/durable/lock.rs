@@ -14,7 +14,7 @@ use crate::compat;
 const KEYS: u16 = 0x524c;
 
 /// The same of leases: each has its own.
-const TOKENS: u16 = 0x524e;
+pub const TOKENS: u16 = 0x524e;
 const TOKEN_MODE: i32 = pg_sys::ExclusiveLock as i32;
 
 /// How many locks the keys of a database share, as a power of two.

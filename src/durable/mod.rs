@@ -18,10 +18,11 @@ mod write;
 
 pub use fold::{fold, is_empty, purge};
 pub use leases::{
-    check_standby_lease, load_known_leases, load_leases, purge_leases, write_leases, Written,
+    check_standby_lease, leases, load_known_leases, load_leases, purge_leases, write_lease,
+    write_leases, Which, Written,
 };
 pub use load::load;
-pub use lock::{lock, lock_token, try_lock_token, unlock, unlock_token};
+pub use lock::{lock, lock_token, try_lock_token, unlock, unlock_token, TOKENS};
 pub use tables::Scratch;
 pub use turn::{enter, has_chosen, leave, Turns};
 pub use write::{entries, write};

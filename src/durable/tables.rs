@@ -18,6 +18,7 @@ use crate::error::{Error, Result};
 pub struct Table {
     relation: Relation,
     index: Oid,
+    key: i16,
     indexes: Cell<pg_sys::CatalogIndexState>,
 }
 
@@ -57,6 +58,8 @@ pub enum Name {
     Counts,
     Ledger(usize),
     Leases,
+    /// The same, to be read by their digests.
+    LeasesOfKeys,
 }
 
 impl Name {
@@ -66,6 +69,7 @@ impl Name {
             Name::Ledger(0) => (c"rl_ledger_0", c"rl_ledger_0_key"),
             Name::Ledger(_) => (c"rl_ledger_1", c"rl_ledger_1_key"),
             Name::Leases => (c"rl_leases", c"rl_leases_pkey"),
+            Name::LeasesOfKeys => (c"rl_leases", c"rl_leases_digest"),
         }
     }
 
@@ -73,7 +77,15 @@ impl Name {
         match self {
             Name::Counts => COUNTS,
             Name::Ledger(_) => LEDGER,
-            Name::Leases => LEASES,
+            Name::Leases | Name::LeasesOfKeys => LEASES,
+        }
+    }
+
+    /// The column that the index is on.
+    fn key(self) -> i16 {
+        match self {
+            Name::Counts | Name::Ledger(_) | Name::Leases => 1,
+            Name::LeasesOfKeys => 2,
         }
     }
 }
@@ -116,7 +128,8 @@ impl Table {
                 return Ok(None);
             }
             let index = pg_sys::get_relname_relid(index.as_ptr(), schema);
-            let opened = Table { relation, index, indexes: Cell::new(std::ptr::null_mut()) };
+            let indexes = Cell::new(std::ptr::null_mut());
+            let opened = Table { relation, index, key: name.key(), indexes };
             // Rows are read and written as arrays of so many values.
             if index == Oid::INVALID || (*(*relation).rd_att).natts as usize != name.columns() {
                 opened.close(lock);
@@ -241,7 +254,7 @@ impl Table {
             if let Some(key) = key {
                 pg_sys::ScanKeyInit(
                     &mut equal,
-                    1,
+                    self.key,
                     pg_sys::BTEqualStrategyNumber as u16,
                     Oid::from(UUID_EQUAL),
                     Datum::from(key.as_ptr()),

@@ -75,7 +75,7 @@ impl Changes {
                         Deed::Renewed { after, .. } => after,
                         _ => lease.expires,
                     };
-                    Some(Written::Taken(Box::new(Lease { expires, ..lease }), digest))
+                    Some(Written::Taken(Box::new(Lease { expires, ..lease }), digest, None))
                 }
                 (_, Deed::Renewed { after, .. }) => Some(Written::Renewed(token, after)),
                 (_, Deed::Taken(_) | Deed::Released) => Some(Written::Released(token)),

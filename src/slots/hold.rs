@@ -63,7 +63,7 @@ pub fn reserve() {
 /// Remembers a slot that shared memory has given, and locks it; says whether the lock manager has room for that.
 pub fn add(header: &'static Header, key: Key, number: u32, term: Term) -> bool {
     let tag = lock::tag(key, number);
-    remember(header, key, number, tag, term);
+    remember(header, key, number, term);
     let locked = lock::acquire(&tag, term == Term::Session);
     if !locked {
         let held = HELD.with(Vec::pop);
@@ -73,7 +73,8 @@ pub fn add(header: &'static Header, key: Key, number: u32, term: Term) -> bool {
 }
 
 /// Remembers a slot that is locked already.
-pub fn remember(header: &'static Header, key: Key, number: u32, tag: LOCKTAG, term: Term) {
+pub fn remember(header: &'static Header, key: Key, number: u32, term: Term) {
+    let tag = lock::tag(key, number);
     BUSY.store(true, Ordering::Relaxed);
     // SAFETY: reads a variable.
     let part = || unsafe { pg_sys::GetCurrentSubTransactionId() };

@@ -9,12 +9,12 @@ use pgrx::pg_sys::{self, Oid};
 use ratelimit_core::slots::{lease_token, Lease, Terms, Token};
 use ratelimit_core::Micros;
 
-use super::{changes, database, Slots};
+use super::{bare, changes, database, Slots};
 use crate::backend::BackendCell;
 use crate::catalog::{self, Stake};
 use crate::durable;
 use crate::error::{Error, Result};
-use crate::shmem::Header;
+use crate::shmem::{self, Header};
 
 impl Slots<'_> {
     /// Takes a slot for so long, if that needs no waiting.
@@ -33,9 +33,6 @@ impl Slots<'_> {
         take: impl FnOnce(Terms) -> Result<Option<u32>>,
     ) -> Result<Option<Token>> {
         let random = random()?;
-        if !self.is_shared() {
-            return Err(Error::not_preloaded());
-        }
         let durable = self.limiter.stake() == Stake::Durable;
         let schema = durable.then(|| catalog::schema_of(self.function));
         if durable {
@@ -43,6 +40,10 @@ impl Slots<'_> {
         }
         let Some(number) = take(Terms::Lease { random, ttl, durable })? else { return Ok(None) };
         let token = lease_token(random, number);
+        if !self.is_shared() {
+            self.write_lease(token, number, ttl)?;
+            return Ok(Some(token));
+        }
         if let Some(schema) = schema {
             let digest = self.limiter.slot_digest(self.text);
             if !changes::take(self.header, schema, token, digest) {
@@ -60,6 +61,9 @@ pub fn no_lease() -> Result<Token> {
 
 /// Lets a lease end so long from now; says whether there was one.
 pub fn renew(header: &'static Header, function: Oid, token: Token, ttl: Micros) -> Result<bool> {
+    if !shmem::is_shared(header) {
+        return bare::renew(header, function, token, ttl);
+    }
     match find(header, function, token)? {
         None => Ok(false),
         Some(lease) if lease.durable => changes::renew(header, function, token, ttl),
@@ -73,6 +77,9 @@ pub fn renew(header: &'static Header, function: Oid, token: Token, ttl: Micros) 
 
 /// Ends a lease; says whether there was one.
 pub fn release(header: &'static Header, function: Oid, token: Token) -> Result<bool> {
+    if !shmem::is_shared(header) {
+        return bare::release(header, function, token);
+    }
     match find(header, function, token)? {
         None => Ok(false),
         Some(lease) if lease.durable => changes::release(header, function, token),

@@ -4,6 +4,7 @@ use pgrx::pg_sys::{self, LOCKTAG};
 use ratelimit_core::table::Key;
 
 use crate::compat;
+use crate::durable;
 
 /// Tells slots from advisory locks of applications, whose last field is 1 or 2, and from our own locks on keys.
 const SLOTS: u16 = 0x524d;
@@ -78,7 +79,10 @@ fn mark(key: Key) -> LOCKTAG {
 /// Lets all see that this session waits for a slot of the key, if the lock table has room for that; until the transaction ends, or
 /// [`unmark_waiter`].
 pub fn mark_waiter(key: Key) {
-    compat::try_lock_without_error(&mark(key), SHARED, false);
+    let mark = mark(key);
+    if !compat::is_locked_here(&mark, SHARED) {
+        compat::try_lock_without_error(&mark, SHARED, false);
+    }
 }
 
 /// It does not wait any more.
@@ -99,8 +103,9 @@ pub struct Locked {
 }
 
 impl Locked {
-    pub fn is_slot(&self) -> bool {
-        self.class == SLOTS
+    /// The mark of a waiter.
+    pub fn is_mark(&self) -> bool {
+        self.class == WAITERS
     }
 
     /// Which of a key's slots it is, if it is one of this key. Only locks with numbers below `most` are made.
@@ -111,12 +116,12 @@ impl Locked {
     /// Whether it is a slot for which that session waits.
     pub fn is_awaited(&self, waiter: &Locked, most: u32) -> bool {
         let mark = advisory(WAITERS, waiter.database, waiter.hash);
-        waiter.class == WAITERS && self.distance(&mark, most).is_some()
+        self.distance(&mark, most).is_some()
     }
 
     fn distance(&self, mark: &LOCKTAG, most: u32) -> Option<u32> {
         let distance = u32::try_from(self.hash.wrapping_sub(hash(mark))).ok()?;
-        let theirs = self.is_slot() && self.database == mark.locktag_field1;
+        let theirs = self.class == SLOTS && self.database == mark.locktag_field1;
         Some(distance).filter(|distance| theirs && *distance < most)
     }
 }
@@ -135,7 +140,7 @@ pub fn all() -> Vec<Locked> {
         let ours = locks.iter().filter(|lock| {
             let advisory = pg_sys::LockTagType::LOCKTAG_ADVISORY as u8;
             let tag = &lock.locktag;
-            let class = [SLOTS, WAITERS].contains(&tag.locktag_field4);
+            let class = [SLOTS, WAITERS, durable::TOKENS].contains(&tag.locktag_field4);
             tag.locktag_type == advisory && class && lock.holdMask != 0
         });
         let locked = ours

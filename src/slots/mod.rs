@@ -80,7 +80,7 @@ impl<'a> Slots<'a> {
     /// How many could be taken now.
     pub fn free(&self) -> Result<u32> {
         if !self.is_shared() {
-            return Ok(self.count_unlocked());
+            return self.count_unlocked();
         }
         let now = self.now();
         Ok(self.header.with_slots(|slots| slots.free(self.key, self.capacity, now)))
@@ -89,9 +89,6 @@ impl<'a> Slots<'a> {
     /// Takes a slot if that needs no waiting.
     pub fn try_take(&self, term: Term) -> Result<bool> {
         hold::reserve();
-        if !self.is_shared() {
-            return self.try_lock(term, self.capacity);
-        }
         match self.try_claim(terms(term))? {
             Some(number) => self.keep(number, term),
             None => Ok(false),
@@ -100,6 +97,9 @@ impl<'a> Slots<'a> {
 
     /// The number of a slot, if that needs no waiting. Where the server can hold no more, others' leases may have expired.
     fn try_claim(&self, terms: Terms) -> Result<Option<u32>> {
+        if !self.is_shared() {
+            return self.try_lock(terms);
+        }
         let claim = self.claim(terms);
         let take = || {
             let now = self.now();
@@ -122,9 +122,6 @@ impl<'a> Slots<'a> {
     /// Takes a slot when it is this session's turn; no later than `until`.
     pub fn take(&self, term: Term, until: Option<Micros>) -> Result<bool> {
         hold::reserve();
-        if !self.is_shared() {
-            return self.lock(term, until);
-        }
         match self.wait(terms(term), until)? {
             Some(number) => self.keep(number, term),
             None => Ok(false),
@@ -137,6 +134,10 @@ impl<'a> Slots<'a> {
     }
 
     fn keep(&self, number: u32, term: Term) -> Result<bool> {
+        if !self.is_shared() {
+            hold::remember(self.header, self.key, number, term);
+            return Ok(true);
+        }
         if term == Term::Session {
             hold::give_back_at_exit();
         }

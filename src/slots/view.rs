@@ -1,10 +1,13 @@
 //! Who holds what: for `rl_slots`.
 
+use pgrx::pg_sys::Oid;
 use ratelimit_core::slots::{Kind, Text, Token};
 use ratelimit_core::Micros;
 
-use crate::catalog::Id;
-use crate::shmem::Header;
+use crate::catalog::{self, Id};
+use crate::durable::{self, Which};
+use crate::error::Result;
+use crate::shmem::{self, Header};
 
 /// A slot that is taken.
 #[derive(Clone, Copy)]
@@ -18,8 +21,27 @@ pub struct Shown {
     pub expires: Option<Micros>,
 }
 
-/// All slots of this database, as they are now.
-pub fn all(header: &'static Header) -> Vec<Shown> {
+/// All slots of this database, as they are now; `function` is one of the extension's. Where no memory is shared that is leases only:
+/// a lock does not say for which key it is.
+pub fn all(header: &'static Header, function: Oid) -> Result<Vec<Shown>> {
+    if shmem::is_shared(header) {
+        durable::load_known_leases(header, function)?;
+        return Ok(in_memory(header));
+    }
+    let rows = durable::leases(header, catalog::schema_of(function), Which::All)?;
+    let shown = rows.into_iter().map(|row| Shown {
+        limiter: row.limiter,
+        key: row.text,
+        kind: Kind::Lease,
+        pid: 0,
+        token: Some(row.token),
+        since: row.since,
+        expires: Some(row.expires),
+    });
+    Ok(shown.collect())
+}
+
+fn in_memory(header: &'static Header) -> Vec<Shown> {
     let database = super::database();
     let now = header.clock.now().steady;
     // Under the lock there is nothing to allocate.

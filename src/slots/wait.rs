@@ -14,6 +14,9 @@ impl Slots<'_> {
     /// The number of the slot that this process gets when it is its turn; None when that is not before `until`. Whatever else ends
     /// the wait takes the process out of the queue: see `hold.rs`.
     pub(super) fn wait(&self, terms: Terms, until: Option<Micros>) -> Result<Option<u32>> {
+        if !self.is_shared() {
+            return self.lock(terms, until);
+        }
         // How many there are may change meanwhile.
         let mut slots = *self;
         let mut outcome = slots.queue(terms, until)?;

@@ -50,6 +50,12 @@ fn trials(bed: &Arc<Bed>) -> Result<Vec<Trial>> {
         let run = move || Ok(test(&bed).map_err(report)?);
         trials.push(Trial::test(format!("sessions::{name}"), run));
     }
+    for (name, test) in sessions::POOLED {
+        let bed = Arc::clone(bed);
+        let run = move || Ok(test(&bed).map_err(report)?);
+        let missing = testbed::Pooler::program().is_none();
+        trials.push(Trial::test(format!("sessions::{name}"), run).with_ignored_flag(missing));
+    }
     Ok(trials)
 }
 

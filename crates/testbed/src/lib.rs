@@ -14,11 +14,13 @@
 
 mod account;
 mod cluster;
+mod pooler;
 mod scratch;
 mod server;
 mod tree;
 
 pub use cluster::Cluster;
+pub use pooler::Pooler;
 /// The client library whose types are part of this interface.
 pub use postgres;
 pub use server::{Builder, Server, Stop};

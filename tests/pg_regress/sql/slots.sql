@@ -96,12 +96,12 @@ ROLLBACK;
 -- Seen as advisory locks, of a class of their own, one for each slot: applications' locks are others.
 BEGIN;
 SELECT rl_try_slot('export', 'a'), rl_try_slot('export', 'a'), rl_try_session_slot('export', 'a');
-CREATE TABLE seen AS SELECT classid::bigint << 32 | objid::bigint AS id, objsubid, mode, granted FROM pg_locks WHERE locktype = 'advisory';
+CREATE TABLE seen AS SELECT classid::bigint << 32 | objid::bigint AS id, objsubid, mode, granted FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'advisory';
 SELECT count(DISTINCT id), objsubid, mode, granted FROM seen GROUP BY 2, 3, 4;
 SELECT bool_and(pg_try_advisory_xact_lock(id)) AS free FROM seen;
 COMMIT;
 SELECT rl_release_session_slot('export', 'a');
-SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objsubid NOT IN (1, 2);
+SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'advisory' AND objsubid NOT IN (1, 2);
 
 -- pg_advisory_unlock_all and DISCARD ALL free slots of the session, not those of a transaction.
 SELECT rl_try_session_slot('export', 'a'), rl_try_session_slot('export', 'b');

@@ -36,11 +36,13 @@ mod settings;
 mod slots_ceiling;
 mod slots_crowd;
 mod slots_interrupted;
+mod slots_pooler;
 mod slots_queue;
 mod standby;
 mod statistics;
 mod transactions;
 mod unloaded;
+mod unloaded_leases;
 mod unloaded_slots;
 mod waiting;
 mod worker;
@@ -55,7 +57,10 @@ pub type Test = (&'static str, fn(&Bed) -> Result<()>);
 /// A test that is made for a file.
 pub type FileTest = (String, Box<dyn Fn(&Bed) -> Result<()> + Send>);
 
-/// All tests; each module lists its own.
+/// Tests that need a pooler, which is not on all machines.
+pub const POOLED: &[Test] = slots_pooler::TESTS;
+
+/// All other tests; each module lists its own.
 pub fn tests() -> Vec<FileTest> {
     let lists = [
         admission::TESTS,
@@ -90,6 +95,7 @@ pub fn tests() -> Vec<FileTest> {
         statistics::TESTS,
         transactions::TESTS,
         unloaded::TESTS,
+        unloaded_leases::TESTS,
         unloaded_slots::TESTS,
         waiting::TESTS,
         worker::TESTS,

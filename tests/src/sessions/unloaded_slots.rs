@@ -23,7 +23,7 @@ pub const TESTS: &[Test] = &[
 ];
 
 /// A server with a durable limiter of two slots.
-fn start(bed: &Bed, settings: &[(&str, &str)]) -> Result<Server> {
+pub fn start(bed: &Bed, settings: &[(&str, &str)]) -> Result<Server> {
     let builder = bed.private().preload(false).setting("max_prepared_transactions", "2");
     let server =
         settings.iter().fold(builder, |builder, (name, value)| builder.setting(name, value));
@@ -35,7 +35,7 @@ fn start(bed: &Bed, settings: &[(&str, &str)]) -> Result<Server> {
     Ok(server)
 }
 
-fn session(server: &Server) -> Result<Client> {
+pub fn session(server: &Server) -> Result<Client> {
     server.connect_to("bare", "postgres")
 }
 
@@ -44,11 +44,11 @@ const TRY_SESSION: &str = "SELECT rl_try_session_slot('export', 'key')";
 const RELEASE: &str = "SELECT rl_release_session_slot('export', 'key')";
 
 /// A query's answer yes or no.
-fn says(session: &mut Client, query: &str) -> Result<bool> {
+pub fn says(session: &mut Client, query: &str) -> Result<bool> {
     session.ask(query)
 }
 
-fn free(session: &mut Client) -> Result<i64> {
+pub fn free(session: &mut Client) -> Result<i64> {
     session
         .ask("SELECT CASE WHEN allowed THEN remaining + 1 ELSE 0 END FROM rl_peek('export', 'key')")
 }

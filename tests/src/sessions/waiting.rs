@@ -178,8 +178,8 @@ fn served_in_order(database: Database) -> Result<()> {
             // The next one comes when this one has its turn.
             eventually("a turn is booked", || Ok(observer.ask::<i64>(BOOKED)? > n as i64))?;
         }
-        let joined = threads.into_iter().map(|thread| thread.join());
-        joined.map(|done| done.map_err(|_| anyhow!("a session panicked"))?).collect::<Result<()>>()
+        let mut joined = threads.into_iter().map(|thread| thread.join());
+        joined.try_for_each(|done| done.map_err(|_| anyhow!("a session panicked"))?)
     })?;
     let early: i64 = observer.ask(
         "SELECT count(*) FROM served, start WHERE served.at < start.at + (waiter + 1) * interval '50 ms'",

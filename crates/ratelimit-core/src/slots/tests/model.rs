@@ -176,6 +176,7 @@ struct Pair {
     server: Server,
     model: Model,
     tokens: Vec<Token>,
+    drawn: u64,
     saved: Vec<Lease>,
     /// Until when each process sleeps that waits; None: until it is woken.
     alarms: BTreeMap<u32, Option<Micros>>,
@@ -191,6 +192,7 @@ impl Pair {
             server: Server::new(SLOTS),
             model: Model::new(NOW),
             tokens: Vec::new(),
+            drawn: 0,
             saved: Vec::new(),
             alarms: BTreeMap::new(),
         }
@@ -203,7 +205,9 @@ impl Pair {
 
     fn step(&mut self, step: Step) {
         let now = self.model.now;
-        let random = [self.tokens.len() as u8; 16];
+        // Nobody draws the same twice, whether or not there is a slot for it.
+        self.drawn += 1;
+        let random = u128::from(self.drawn).to_le_bytes();
         match step {
             Step::Take { key, capacity, process, ttl, wait } => {
                 let terms = match ttl {
@@ -275,7 +279,8 @@ impl Pair {
             Step::Restart(intruders) => {
                 self.save();
                 let saved = self.saved.clone();
-                *self = Pair { tokens: core::mem::take(&mut self.tokens), saved, ..Pair::new() };
+                let (tokens, drawn) = (core::mem::take(&mut self.tokens), self.drawn);
+                *self = Pair { tokens, drawn, saved, ..Pair::new() };
                 self.model.now = now;
                 for process in 0..intruders {
                     self.take(A, 9, process, Terms::Session, false);
