@@ -133,12 +133,26 @@ fn delete(header: &'static Header, limiter: &Definition, text: &[u8]) -> Result<
     Ok(rows > 0)
 }
 
+/// Removes at most so many bans of durable limiters that have ended; says how many.
+pub fn purge(header: &'static Header, most: usize) -> Result<usize> {
+    const COMMAND: &str = "DELETE FROM {}.rl_durable_bans WHERE ctid OPERATOR(pg_catalog.=) ANY (ARRAY(\
+         SELECT ctid FROM {}.rl_durable_bans WHERE expires_at OPERATOR(pg_catalog.<=) $1 LIMIT $2 FOR UPDATE SKIP LOCKED))";
+    let rows = run(
+        COMMAND,
+        &[
+            (Some(Datum::from(header.clock.stopped().wall - EPOCHS)), pg_sys::TIMESTAMPTZOID),
+            (Some(Datum::from(i64::try_from(most).unwrap_or(i64::MAX))), pg_sys::INT8OID),
+        ],
+    )?;
+    Ok(usize::try_from(rows).unwrap_or(usize::MAX))
+}
+
 /// Runs a command on the table, as the extension's owner; says how many rows it wrote.
 fn run(command: &str, arguments: &[(Option<Datum>, pg_sys::Oid)]) -> Result<u64> {
     let missing = || Error::foreign_table("rl_durable_bans");
     let extension = Extension::find().ok_or_else(missing)?;
     extension.table(c"rl_durable_bans")?;
-    let command = command.replacen("{}", &extension.quoted_schema(), 1);
+    let command = command.replace("{}", &extension.quoted_schema());
     // SAFETY: the callers give each argument the type that it has.
     let argument = |(datum, oid): &(Option<Datum>, pg_sys::Oid)| unsafe {
         datum.map_or_else(|| DatumWithOid::null_oid(*oid), |datum| DatumWithOid::new(datum, *oid))

@@ -4,6 +4,7 @@ use std::ffi::CStr;
 
 use pgrx::pg_sys;
 
+use crate::bans;
 use crate::catalog::{self, Extension};
 use crate::config;
 use crate::durable;
@@ -29,10 +30,18 @@ pub enum Fold {
 }
 
 /// The tables that it reads or writes.
-const TABLES: [&CStr; 6] =
-    [c"rl_limiters", c"rl_rules", c"rl_counts", c"rl_ledger_0", c"rl_ledger_1", c"rl_leases"];
+const TABLES: [&CStr; 8] = [
+    c"rl_limiters",
+    c"rl_rules",
+    c"rl_overrides",
+    c"rl_counts",
+    c"rl_ledger_0",
+    c"rl_ledger_1",
+    c"rl_leases",
+    c"rl_durable_bans",
+];
 
-/// Removes at most `batch` counts and as many leases that have expired, and sums up what durable limiters wrote down, in the current
+/// Removes at most `batch` counts and as many leases and bans that have expired, and sums up what durable limiters wrote down, in the current
 /// transaction; says how many rows are gone. Less than a batch says that there are no more.
 pub fn pass(extension: &Extension, batch: usize, fold: Fold) -> Result<usize> {
     for table in TABLES {
@@ -42,7 +51,8 @@ pub fn pass(extension: &Extension, batch: usize, fold: Fold) -> Result<usize> {
     stats::tidy(header, stats::database(), || catalog::ids(extension.schema()));
     // The ledger that is emptied stays locked until the transaction ends: so that comes last.
     let expired = durable::purge(header, extension.schema(), batch)?
-        + durable::purge_leases(header, extension.schema(), batch)?;
+        + durable::purge_leases(header, extension.schema(), batch)?
+        + bans::purge(header, batch)?;
     let folded = match fold {
         Fold::Nothing => 0,
         _ => durable::fold(header, extension.schema(), fold == Fold::All)?,

@@ -105,6 +105,11 @@ SELECT reason FROM rl_check('ledger', 'b');
 ROLLBACK;
 SELECT reason FROM rl_check('ledger', 'b');
 SELECT rl_unban('ledger', 'a'), rl_try_acquire('ledger', 'a');
+-- What has ended is removed by house-keeping.
+SELECT rl_ban('ledger', 'c', '1 us');
+SELECT reason FROM rl_peek('ledger', 'c');
+SELECT rl_purge() > 0 AS purged;
+SELECT key FROM rl_durable_bans;
 BEGIN READ ONLY;
 SELECT rl_ban('ledger', 'a', NULL);
 ROLLBACK;
