@@ -42,14 +42,15 @@ pub fn sleep(clock: &Clock, until: Option<Micros>, event: Event) {
     let left = until.map(|until| until.saturating_sub(clock.read().steady).max(0));
     let wake = pg_sys::WL_LATCH_SET | pg_sys::WL_EXIT_ON_PM_DEATH;
     // The server sleeps whole milliseconds: it must not be one too long.
+    // The server sleeps whole milliseconds, and up to two more than it was told: so the end of a wait is slept in small pieces.
     let (wake, milliseconds) = match left {
         None => (wake, -1),
-        Some(left) => (wake | pg_sys::WL_TIMEOUT, left / MILLISECOND),
+        Some(left) => (wake | pg_sys::WL_TIMEOUT, left / MILLISECOND - 2),
     };
     // SAFETY: this process's own latch, in a function that a session called.
     unsafe {
-        if let Some(left) = left.filter(|left| *left < MILLISECOND) {
-            pg_sys::pg_usleep(left);
+        if let Some(left) = left.filter(|left| *left < 3 * MILLISECOND) {
+            pg_sys::pg_usleep(left.min(MILLISECOND));
         } else {
             let milliseconds = milliseconds.min(c_int::MAX.into());
             pg_sys::WaitLatch(pg_sys::MyLatch, wake as c_int, milliseconds, event.number());

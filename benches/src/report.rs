@@ -81,7 +81,10 @@ fn slots_table(out: &mut String, slots: &Slots) -> fmt::Result {
     for (name, figure) in slots.rows() {
         writeln!(out, "{name:<38}{:>30}", spread(figure, 0))?;
     }
-    writeln!(out, "Locks and slots are those of transactions, less the transaction with an empty function; a lease is less two empty functions.")
+    writeln!(
+        out,
+        "Functions, locks and slots are less the transaction; a lease is less two empty functions."
+    )
 }
 
 fn clients_table(out: &mut String, clients: &Clients) -> fmt::Result {

@@ -27,7 +27,8 @@ const OBJECTS: &str = "
 
 /// CPU nanoseconds of each round, in the order of the rounds.
 pub struct Slots {
-    /// Of a transaction with an empty function, and all others less it.
+    /// Of a transaction without a call, and all others less it.
+    alone: Vec<f64>,
     empty: Vec<f64>,
     lock: Vec<f64>,
     few: Vec<f64>,
@@ -50,12 +51,20 @@ pub fn measure(lab: &mut Lab, options: &Options) -> Result<Slots> {
     }
 
     let times = options.rows / SLICES as u64;
-    let mut slots = Slots { empty: vec![], lock: vec![], few: vec![], many: vec![], lease: vec![] };
+    let mut slots = Slots {
+        alone: vec![],
+        empty: vec![],
+        lock: vec![],
+        few: vec![],
+        many: vec![],
+        lease: vec![],
+    };
     for round in 1..=options.inside_rounds {
         eprintln!("==> slots: round {round} of {}", options.inside_rounds);
-        let mut least = [f64::INFINITY; 6];
+        let mut least = [f64::INFINITY; 7];
         for _ in 0..SLICES {
             let slice = [
+                transactions(lab, "i > 0", times)?,
                 transactions(lab, "bench_empty('few_slots', 'key')", times)?,
                 transactions(lab, "pg_try_advisory_xact_lock(1)", times)?,
                 transactions(lab, "rl_try_slot('few_slots', 'key')", times)?,
@@ -73,18 +82,19 @@ pub fn measure(lab: &mut Lab, options: &Options) -> Result<Slots> {
             ];
             least.iter_mut().zip(slice).for_each(|(least, cost)| *least = least.min(cost));
         }
-        let [empty, lock, few, many, none, lease] = least;
-        slots.empty.push(empty);
-        slots.lock.push(lock - empty);
-        slots.few.push(few - empty);
-        slots.many.push(many - empty);
+        let [alone, empty, lock, few, many, none, lease] = least;
+        slots.alone.push(alone);
+        slots.empty.push(empty - alone);
+        slots.lock.push(lock - alone);
+        slots.few.push(few - alone);
+        slots.many.push(many - alone);
         slots.lease.push(lease - none);
     }
     holder.batch_execute("ROLLBACK")?;
     Ok(slots)
 }
 
-/// What one transaction costs that makes this call.
+/// What one transaction costs that checks this condition.
 fn transactions(lab: &mut Lab, call: &str, times: u64) -> Result<f64> {
     let sql = format!(
         "DO $$ BEGIN FOR i IN 1..{times} LOOP
@@ -127,9 +137,10 @@ impl Slots {
     }
 
     /// What each is called, and its nanoseconds.
-    pub fn rows(&self) -> [(&'static str, Spread); 5] {
+    pub fn rows(&self) -> [(&'static str, Spread); 6] {
         [
-            ("transaction with an empty function", &self.empty),
+            ("a transaction", &self.alone),
+            ("empty function", &self.empty),
             ("pg_try_advisory_xact_lock", &self.lock),
             ("rl_try_slot, 9 of 10 taken", &self.few),
             ("rl_try_slot, 990 of 1,000 taken", &self.many),
@@ -140,7 +151,7 @@ impl Slots {
 
     pub fn to_json(&self) -> Value {
         json!({
-            "empty_ns": self.empty, "advisory_lock_ns": self.lock, "slot_of_10_ns": self.few,
+            "transaction_ns": self.alone, "empty_ns": self.empty, "advisory_lock_ns": self.lock, "slot_of_10_ns": self.few,
             "slot_of_1000_ns": self.many, "lease_ns": self.lease,
         })
     }

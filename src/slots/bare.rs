@@ -15,6 +15,7 @@ use ratelimit_core::{Micros, MILLISECOND};
 
 use super::deadlock::Detector;
 use super::{lock, Slots};
+use crate::durable::Scratch;
 use crate::error::Result;
 use crate::shmem::{self, Header};
 use crate::sleep::{sleep, Event};
@@ -54,9 +55,9 @@ impl Slots<'_> {
     /// The same when there is one; no later than `until`.
     pub(super) fn lock(&self, terms: Terms, until: Option<Micros>) -> Result<Option<u32>> {
         let (mut capacity, [mut pause, longest]) = (self.capacity, PAUSES);
-        let mut detector = Detector::new(self.now());
+        let (mut detector, scratch) = (Detector::new(self.now()), Scratch::new());
         let got = loop {
-            let by_leases = match self.attempt(terms, capacity)? {
+            let by_leases = match scratch.run(|| self.attempt(terms, capacity))? {
                 Attempt::Locked(number) => break Some(number),
                 Attempt::Refused { by_leases } => by_leases,
             };
@@ -76,7 +77,7 @@ impl Slots<'_> {
             pause = longest.min(2 * pause);
             // SAFETY: in a transaction. Here it is how others' changes of definitions are heard of.
             unsafe { pg_sys::AcceptInvalidationMessages() };
-            capacity = self.current_capacity()?;
+            capacity = scratch.run(|| self.current_capacity())?;
         };
         lock::unmark_waiter(self.key);
         Ok(got)

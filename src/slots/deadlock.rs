@@ -13,6 +13,8 @@ use crate::error::{Error, Result};
 pub struct Detector {
     due: Micros,
     pause: Micros,
+    /// One for all looks: a wait may be long.
+    scratch: Option<Scratch>,
 }
 
 /// The pauses grow up to so many times `deadlock_timeout`.
@@ -22,7 +24,7 @@ impl Detector {
     /// It waits from now on.
     pub fn new(now: Micros) -> Self {
         let pause = deadlock_timeout();
-        Detector { due: now.saturating_add(pause), pause }
+        Detector { due: now.saturating_add(pause), pause, scratch: None }
     }
 
     /// When it is time to look.
@@ -44,8 +46,9 @@ impl Detector {
         if now < self.due {
             return Ok(());
         }
+        let scratch = self.scratch.get_or_insert_with(Scratch::new);
         let found = lock::alone(|| {
-            let found = Scratch::new().run(|| find(waits));
+            let found = scratch.run(|| find(waits));
             if found.is_some() {
                 give_up();
             }

@@ -47,6 +47,11 @@ impl Hold {
     }
 }
 
+extern "C-unwind" {
+    // Unguarded: it only reads a variable.
+    fn GetCurrentSubTransactionId() -> u32;
+}
+
 static HELD: BackendCell<Vec<Hold>> = BackendCell::new(Vec::new());
 /// Whether the list has anything, and whether some of it ends.
 static BUSY: AtomicBool = AtomicBool::new(false);
@@ -77,7 +82,7 @@ pub fn remember(header: &'static Header, key: Key, number: u32, term: Term) {
     let tag = lock::tag(key, number);
     BUSY.store(true, Ordering::Relaxed);
     // SAFETY: reads a variable.
-    let part = || unsafe { pg_sys::GetCurrentSubTransactionId() };
+    let part = || unsafe { GetCurrentSubTransactionId() };
     let subtransaction = (term == Term::Transaction).then(part);
     HELD.with(|held| held.push(Hold { header, key, number, tag, subtransaction, ends: false }));
 }
@@ -148,6 +153,7 @@ unsafe extern "C-unwind" fn exiting(_code: i32, _unused: Datum) {
     }
 }
 
+/// Not guarded, and no more are the next two: nothing in them fails, and guards would be a tenth of what a slot costs.
 unsafe extern "C-unwind" fn transaction_event(event: XactEvent::Type, _: *mut c_void) {
     if !BUSY.load(Ordering::Relaxed) {
         return;
@@ -164,15 +170,10 @@ unsafe extern "C-unwind" fn transaction_event(event: XactEvent::Type, _: *mut c_
     if !ends.contains(&event) {
         return;
     }
-    // SAFETY: nothing in it fails.
-    unsafe {
-        pg_sys::submodules::panic::pgrx_extern_c_guard(|| {
-            leave_queue();
-            // DISCARD ALL and pg_advisory_unlock_all take the locks of a session's slots without a word.
-            mark(|hold| !hold.for_session() || !lock::is_held(&hold.tag));
-            BUSY.store(HELD.with(|held| !held.is_empty()), Ordering::Relaxed);
-        });
-    }
+    leave_queue();
+    // DISCARD ALL and pg_advisory_unlock_all take the locks of a session's slots without a word.
+    mark(|hold| !hold.for_session() || !lock::is_held(&hold.tag));
+    BUSY.store(HELD.with(|held| !held.is_empty()), Ordering::Relaxed);
 }
 
 unsafe extern "C-unwind" fn subtransaction_event(
@@ -184,20 +185,17 @@ unsafe extern "C-unwind" fn subtransaction_event(
     if !BUSY.load(Ordering::Relaxed) {
         return;
     }
-    // SAFETY: nothing in it fails.
-    unsafe {
-        pg_sys::submodules::panic::pgrx_extern_c_guard(|| match event {
-            SubXactEvent::SUBXACT_EVENT_COMMIT_SUB => HELD.with(|held| {
-                for hold in held.iter_mut().filter(|hold| hold.subtransaction == Some(child)) {
-                    hold.subtransaction = Some(parent);
-                }
-            }),
-            SubXactEvent::SUBXACT_EVENT_ABORT_SUB => {
-                leave_queue();
-                mark(|hold| hold.subtransaction == Some(child));
+    match event {
+        SubXactEvent::SUBXACT_EVENT_COMMIT_SUB => HELD.with(|held| {
+            for hold in held.iter_mut().filter(|hold| hold.subtransaction == Some(child)) {
+                hold.subtransaction = Some(parent);
             }
-            _ => {}
-        });
+        }),
+        SubXactEvent::SUBXACT_EVENT_ABORT_SUB => {
+            leave_queue();
+            mark(|hold| hold.subtransaction == Some(child));
+        }
+        _ => {}
     }
 }
 
@@ -221,14 +219,9 @@ unsafe extern "C-unwind" fn released(
     if phase != last || !ENDING.swap(false, Ordering::Relaxed) {
         return;
     }
-    // SAFETY: nothing in it fails.
-    unsafe {
-        pg_sys::submodules::panic::pgrx_extern_c_guard(|| {
-            HELD.with(|held| {
-                held.iter().filter(|hold| hold.ends).for_each(Hold::hand_on);
-                held.retain(|hold| !hold.ends);
-                BUSY.store(!held.is_empty(), Ordering::Relaxed);
-            });
-        });
-    }
+    HELD.with(|held| {
+        held.iter().filter(|hold| hold.ends).for_each(Hold::hand_on);
+        held.retain(|hold| !hold.ends);
+        BUSY.store(!held.is_empty(), Ordering::Relaxed);
+    });
 }

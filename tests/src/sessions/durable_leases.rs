@@ -242,7 +242,7 @@ fn take_turns(bed: &Bed) -> Result<()> {
             let renewed = scope.spawn(|| renew(&mut other, &token, "3 days"));
             eventually("the other one waits", || {
                 observer.ask(&format!(
-                    "SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = {pid}"
+                    "SELECT wait_event_type IS NOT DISTINCT FROM 'Lock' FROM pg_stat_activity WHERE pid = {pid}"
                 ))
             })?;
             one.batch_execute(end)?;
@@ -265,7 +265,7 @@ fn take_turns(bed: &Bed) -> Result<()> {
 /// Whether a process waits for a slot.
 fn waits(observer: &mut Client, pid: i32) -> Result<bool> {
     observer.ask(&format!(
-        "SELECT wait_event_type = 'Extension' AND state = 'active' FROM pg_stat_activity WHERE pid = {pid}"
+        "SELECT wait_event_type IS NOT DISTINCT FROM 'Extension' AND state = 'active' FROM pg_stat_activity WHERE pid = {pid}"
     ))
 }
 

@@ -141,7 +141,7 @@ fn take_turns(bed: &Bed) -> Result<()> {
             let released = std::thread::scope(|scope| {
                 let released = scope.spawn(|| release(&mut other, &token));
                 let waits = format!(
-                    "SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = {pid}"
+                    "SELECT wait_event_type IS NOT DISTINCT FROM 'Lock' FROM pg_stat_activity WHERE pid = {pid}"
                 );
                 eventually("the other one waits", || says(&mut admin, &waits))?;
                 one.batch_execute(end)?;

@@ -65,6 +65,8 @@ fn held_until_their_owner_ends(bed: &Bed) -> Result<()> {
         ensure!(!says(&mut other, TRY)?, "there are two for all sessions");
         ensure!(says(&mut other, "SELECT rl_try_slot('export', 'another key')")?);
         let _ = one.batch_execute(end);
+        // An error is sent before the transaction is rolled back.
+        one.batch_execute("")?;
         ensure!(free(&mut other)? == 2, "after {end}");
         one.batch_execute("ROLLBACK")?;
     }
