@@ -10,7 +10,7 @@ mod slots;
 mod stats;
 
 pub use slots::{process, process_of, STEPS};
-pub use stats::{watch, Keys, LIMITERS, SKETCHES};
+pub use stats::{may_be_tracked, Keys, LIMITERS, SKETCHES};
 
 use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;

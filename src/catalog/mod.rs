@@ -156,7 +156,6 @@ unsafe extern "C-unwind" fn transaction_ended(
         // SAFETY: a plain variable, set when the process connected to its database.
         header.board.note(unsafe { pg_sys::MyDatabaseId });
     }
-    }
 }
 
 pg_function! {

@@ -2,10 +2,11 @@
 //! are not counted.
 
 use std::cell::UnsafeCell;
-use std::sync::atomic::{AtomicPtr, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, Ordering};
 
 use pgrx::pg_sys;
-use ratelimit_core::stats::{HeavyHitters, Place, Total, Totals, Watch, WATCHED};
+use ratelimit_core::stats::{HeavyHitters, Hitter, Place, Sighting, Total, Totals, Watch, WATCHED};
+use ratelimit_core::table::Key;
 
 use super::{lwlock_acquire, Header, LWLockRelease, LOCKS};
 
@@ -20,6 +21,8 @@ pub const SKETCHES: usize = 64;
 #[repr(C)]
 pub struct Statistics {
     totals: [Total; LIMITERS],
+    /// Whether there is a tracked key of the limiter at each place: most have none, and need not look further.
+    tracked: [AtomicBool; LIMITERS],
     watch: [AtomicU8; WATCHED],
     sketches: UnsafeCell<[HeavyHitters; SKETCHES]>,
 }
@@ -36,14 +39,36 @@ extern "C-unwind" {
 /// The sketches of denied keys, while their lock is held.
 pub struct Keys<'a> {
     sketches: &'a mut [HeavyHitters; SKETCHES],
+    tracked: &'a [AtomicBool; LIMITERS],
     watch: Watch<'a>,
     pub totals: Totals<'a>,
 }
 
 impl Keys<'_> {
-    /// The sketch with the keys of the limiter at this place, and what it has to keep up to date.
-    pub fn sketch(&mut self, place: Place) -> (&mut HeavyHitters, &Watch<'_>) {
-        (&mut self.sketches[place as usize % SKETCHES], &self.watch)
+    /// The sketch with the keys of the limiter at this place.
+    pub fn sketch(&mut self, place: Place) -> &mut HeavyHitters {
+        &mut self.sketches[place as usize % SKETCHES]
+    }
+
+    /// Counts a key.
+    pub fn add(&mut self, seen: &Sighting<'_>) {
+        self.set_tracked(seen);
+        self.sketches[seen.owner as usize % SKETCHES].add(seen, &self.watch);
+    }
+
+    /// Puts a key back that was tracked before, if there is room.
+    pub fn restore(&mut self, hitter: &Hitter<'_>) {
+        self.set_tracked(&hitter.seen);
+        self.sketches[hitter.seen.owner as usize % SKETCHES].restore(hitter, &self.watch);
+    }
+
+    fn set_tracked(&self, seen: &Sighting<'_>) {
+        if let Some(tracked) = self.tracked.get(seen.owner as usize).filter(|_| seen.denied > 0) {
+            // What many look at is written only where that changes it.
+            if !tracked.load(Ordering::Relaxed) {
+                tracked.store(true, Ordering::Relaxed);
+            }
+        }
     }
 
     /// All sketches.
@@ -55,6 +80,11 @@ impl Keys<'_> {
     pub fn forget(&mut self, goes: impl Fn(Place) -> bool) {
         for sketch in self.sketches.iter_mut() {
             sketch.remove(&goes, &self.watch);
+        }
+        for (place, tracked) in (0..).zip(self.tracked) {
+            if goes(place) {
+                tracked.store(false, Ordering::Relaxed);
+            }
         }
     }
 }
@@ -68,12 +98,16 @@ pub unsafe fn clear() {
     unsafe { STATISTICS.load(Ordering::Relaxed).write_bytes(0, 1) };
 }
 
-/// Which keys may be tracked; `None` where this process has no shared memory yet.
+/// Whether a key of the limiter at this place may be tracked: one look without a lock, or two.
 #[inline(always)]
-pub fn watch() -> Option<Watch<'static>> {
-    // SAFETY: set once, to memory that stays mapped as long as this process lives; the part is made of atomics.
+pub fn may_be_tracked(place: Place, key: Key) -> bool {
+    // SAFETY: set once, to memory that stays mapped as long as this process lives; what is looked at is made of atomics.
     let statistics = unsafe { STATISTICS.load(Ordering::Relaxed).as_ref() };
-    statistics.map(|statistics| Watch::new(&statistics.watch))
+    statistics.is_some_and(|statistics| {
+        let tracked = statistics.tracked.get(place as usize);
+        tracked.is_some_and(|tracked| tracked.load(Ordering::Relaxed))
+            && Watch::new(&statistics.watch).may_have(key)
+    })
 }
 
 /// These need memory that is shared: see [`super::is_shared`].
@@ -135,6 +169,7 @@ impl Header {
         unsafe {
             let answer = f(&mut Keys {
                 sketches: &mut *statistics.sketches.get(),
+                tracked: &statistics.tracked,
                 watch: Watch::new(&statistics.watch),
                 totals: Totals::new(&statistics.totals),
             });

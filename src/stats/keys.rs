@@ -17,7 +17,7 @@ use crate::encoding;
 use crate::shmem;
 
 /// So many keys are remembered; a power of two.
-const REMEMBERED: usize = 256;
+const REMEMBERED: usize = 64;
 
 /// So many are on their way at most.
 const MOST: usize = 64;
@@ -39,6 +39,7 @@ struct Sighted {
     allowed: u64,
     denied: u64,
     last: Micros,
+    /// Of the text, which only a denial tells.
     length: usize,
     text: [u8; MAX_TEXT],
 }
@@ -71,7 +72,7 @@ impl Keys {
     }
 
     /// The key on its way, which it now is.
-    fn sighted(&mut self, tally: &Rc<Tally>, key: Key, text: &[u8]) -> &mut Sighted {
+    fn sighted(&mut self, tally: &Rc<Tally>, key: Key) -> &mut Sighted {
         let number = self.recent(key).number;
         if number > 0 {
             return &mut self.sighted[number as usize - 1];
@@ -82,19 +83,9 @@ impl Keys {
                 self.clear();
             }
         }
-        let cut = encoding::clip(text, MAX_TEXT);
-        let mut text = [0; MAX_TEXT];
-        text[..cut.len()].copy_from_slice(cut);
-        let tally = tally.clone();
-        self.sighted.push(Sighted {
-            tally,
-            key,
-            allowed: 0,
-            denied: 0,
-            last: 0,
-            length: cut.len(),
-            text,
-        });
+        let (tally, text) = (tally.clone(), [0; MAX_TEXT]);
+        let sighted = Sighted { tally, key, allowed: 0, denied: 0, last: 0, length: 0, text };
+        self.sighted.push(sighted);
         let place = self.sighted.len() - 1;
         self.recent(key).number = place as u32 + 1;
         &mut self.sighted[place]
@@ -116,16 +107,14 @@ impl Keys {
             }) {
                 continue;
             }
-            let seen = Sighting {
+            keys.add(&Sighting {
                 key: sighted.key,
                 owner: place,
                 text: &sighted.text[..sighted.length],
                 denied: sighted.denied,
                 allowed: sighted.allowed,
                 last: sighted.last,
-            };
-            let (sketch, watch) = keys.sketch(place);
-            sketch.add(&seen, watch);
+            });
         }
     }
 
@@ -141,7 +130,7 @@ pub fn allowed(tally: &Rc<Tally>, key: Key) {
     KEYS.with(|keys| {
         let recent = keys.recent(key);
         recent.allowed = recent.allowed.saturating_add(1);
-        if recent.number == 0 && shmem::watch().is_some_and(|watch| watch.may_have(key)) {
+        if recent.number == 0 && shmem::may_be_tracked(tally.place.get(), key) {
             sight(keys, tally, key);
         }
     });
@@ -152,14 +141,19 @@ pub fn allowed(tally: &Rc<Tally>, key: Key) {
 #[inline(never)]
 fn sight(keys: &mut Keys, tally: &Rc<Tally>, key: Key) {
     bring_at_exit();
-    keys.sighted(tally, key, &[]);
+    keys.sighted(tally, key);
 }
 
 /// A key was denied.
 #[inline]
 pub fn denied(tally: &Rc<Tally>, key: Key, text: &[u8], at: Micros) {
     KEYS.with(|keys| {
-        let sighted = keys.sighted(tally, key, text);
+        let sighted = keys.sighted(tally, key);
+        if sighted.denied == 0 {
+            let text = encoding::clip(text, MAX_TEXT);
+            sighted.text[..text.len()].copy_from_slice(text);
+            sighted.length = text.len();
+        }
         sighted.denied += 1;
         sighted.last = at;
         if !keys.denied {

@@ -52,7 +52,6 @@ pub fn install_key(header: &Header, key: &SavedKey<'_>) {
     header.denied_keys(|keys| {
         let Some(owner) = keys.totals.find(&key.limiter, key.database) else { return };
         let seen = Sighting { owner, ..key.hitter.seen };
-        let (sketch, watch) = keys.sketch(owner);
-        sketch.restore(&Hitter { seen, ..key.hitter }, watch);
+        keys.restore(&Hitter { seen, ..key.hitter });
     });
 }

@@ -12,6 +12,7 @@ pub const TESTS: &[Test] = &[
     ("statistics_of_sessions_add_up", sessions_add_up),
     ("statistics_come_when_the_transaction_ends", they_come_when_the_transaction_ends),
     ("statistics_of_a_session_that_ends_are_not_lost", a_session_that_ends),
+    ("statistics_show_keys_that_were_forgotten_meanwhile", keys_forgotten_meanwhile),
     ("statistics_of_what_was_dropped_make_room", what_was_dropped_makes_room),
     ("statistics_have_places_for_1024_limiters", places_for_1024_limiters),
     ("statistics_without_preload", without_preload),
@@ -88,6 +89,19 @@ fn a_session_that_ends(bed: &Bed) -> Result<()> {
     other.execute("SELECT pg_terminate_backend($1, 10000)", &[&pid])?;
     ensure!(counted(&mut other, "api")? == (1, 1));
     ensure!(first_key(&mut other, "api")? == Some(("key".into(), 1, 1)));
+    Ok(())
+}
+
+fn keys_forgotten_meanwhile(bed: &Bed) -> Result<()> {
+    let database = bed.database("statistics_forgotten")?;
+    let (mut one, mut other) = (database.connect()?, database.connect()?);
+    one.limiter("api", 2)?;
+    one.batch_execute("SELECT rl_try_acquire('api', 'key', 3)")?;
+    // The other session sees that the key is tracked, and need not tell what it is called. Then it is not tracked any more.
+    other.batch_execute("BEGIN; SELECT rl_try_acquire('api', 'key')")?;
+    one.batch_execute("SELECT rl_stat_reset()")?;
+    other.batch_execute("SELECT rl_try_acquire('api', 'key', 3); COMMIT")?;
+    ensure!(first_key(&mut one, "api")? == Some(("key".into(), 1, 1)));
     Ok(())
 }
 
