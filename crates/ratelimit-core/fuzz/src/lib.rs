@@ -100,10 +100,7 @@ impl Key {
             assert_eq!(asked.peek(now, cost), answer, "a refused call changes nothing");
         }
         let mut short = self.clone();
-        let brief = short.limit(cost).try_take(now);
-        let is_near = u128::from(answer.remaining) * 5 < u128::from(answer.quota);
-        assert_eq!(brief.allowed, answer.allowed);
-        assert_eq!(brief.near_limit, answer.allowed && cost > 0 && is_near);
+        assert_eq!(short.limit(cost).try_take(now).allowed, answer.allowed);
         assert_eq!(short.peek(now, 1), asked.peek(now, 1));
     }
 
@@ -111,6 +108,9 @@ impl Key {
     fn wait(&self, now: Now, cost: u64) {
         let mut asked = self.clone();
         let answer = asked.take(now, cost);
+        let is_near = u128::from(answer.remaining) * 5 < u128::from(answer.quota);
+        let brief = self.clone().limit(cost).try_take(now);
+        assert_eq!(brief.near_limit, answer.allowed && cost > 0 && is_near);
         let left = if answer.allowed { cost } else { 0 } + answer.remaining;
         if answer.quota > 0 {
             assert!(self.peek(now, left).allowed && !self.peek(now, left + 1).allowed);
