@@ -33,7 +33,8 @@ const SETTINGS: &[(&str, &str)] = &[
     ("max_parallel_workers_per_gather", "0"),
 ];
 
-/// One token of `api` comes back in 2.4 hours, so a key that was used once stays live.
+/// One token of `api` comes back in 2.4 hours, so a key that was used once stays live. Statistics have room for 1,024 limiters: `uncounted` comes
+/// when it is full.
 const OBJECTS: &str = "
     CREATE EXTENSION ratelimit;
     SELECT rl_create_limiter('api', '10 per day burst 1000000000000');
@@ -47,6 +48,9 @@ const OBJECTS: &str = "
     INSERT INTO rl_overrides (limiter, key, action, quota)
         SELECT 'listed', 'vip:' || n, 'limit', 1000 FROM generate_series(1, 100000) AS n;
     SELECT rl_ban('listed', 'banned:' || n, NULL) FROM generate_series(1, 1000) AS n;
+    SELECT rl_peek(limiter, '', 0) FROM unnest('{api,refund,durable,fixed_window,sliding_window,sliding_log,two_rules,listed}'::text[]) AS l (limiter);
+    SELECT rl_peek(rl_create_limiter('crowd:' || n, '1 per day'), '', 0) FROM generate_series(1, 1024) AS n;
+    SELECT rl_create_limiter('uncounted', '10 per day burst 1000000000000');
 
     CREATE UNLOGGED TABLE keys AS
         SELECT 'user:' || n AS key FROM generate_series(1, 1000000) AS n ORDER BY random();
@@ -124,6 +128,15 @@ impl Lab {
     /// Changes a setting of the running server, or gives it up where there is no value. Sessions hear of it in a moment.
     pub fn set(&mut self, name: &str, value: Option<&str>) -> Result<()> {
         set(&mut self.client, name, value)
+    }
+
+    /// Makes sure that `api` and `listed` have statistics, and `uncounted` has none.
+    pub fn check_statistics(&mut self) -> Result<()> {
+        let sql = "SELECT array_agg(limiter ORDER BY limiter) FROM rl_stat_limiters
+                    WHERE limiter IN ('api', 'listed', 'uncounted') AND allowed > 0";
+        let counted: Vec<String> = self.client.query_one(sql, &[])?.get(0);
+        ensure!(counted == ["api", "listed"], "statistics of {counted:?}");
+        Ok(())
     }
 
     /// How many keys of shared memory are live.
