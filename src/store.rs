@@ -13,9 +13,8 @@ mod wait;
 use std::rc::Rc;
 
 use pgrx::pg_sys;
-use ratelimit_core::table::{Cell, Full, OnFull, Request, Taken, Unable, DENIALS};
+use ratelimit_core::table::{Cell, OnFull, Request, DENIALS};
 use ratelimit_core::{Brief, Decision, Now, Operation, Reason, Receipts, Rule};
-use smallvec::SmallVec;
 
 pub use asked::Asked;
 use count::count_plain;
