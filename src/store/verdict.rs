@@ -58,11 +58,7 @@ impl Store {
     /// Whether something may be known of a key but its limiter's definition. Most of the time the answer is no, and is found at once.
     #[inline(always)]
     pub(super) fn may_be_listed(&self, limiter: &Definition, key: Key) -> bool {
-        let (lists, place) = (&self.header.lists, limiter.lists.place);
-        if lists.is_clear(place) {
-            return false;
-        }
-        match lists.look(place, key) {
+        match self.header.lists.look(limiter.lists.place, key) {
             Listed::No => false,
             Listed::Maybe => true,
             Listed::Unknown => self.may_be_unknown(limiter, key),
