@@ -5,10 +5,11 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use pgrx::pg_sys::Oid;
-use ratelimit_core::Secret;
 
 use super::definition::{DefinedRule, Definition, Stake};
 use super::scan::{self, Id, Tables};
+use crate::datum::EPOCHS;
+use crate::shmem::Header;
 
 /// The rules of all durable limiters.
 pub struct DurableRules {
@@ -17,6 +18,8 @@ pub struct DurableRules {
     limiters: HashMap<Id, Result<Definition, ()>>,
     /// The rules of keys with a limit of their own, by the digests of the keys: read when they are needed.
     own: OnceCell<HashMap<Id, Rc<DefinedRule>>>,
+    /// What the wall says, in microseconds from 2000: an override that has ended is none.
+    now: i64,
 }
 
 impl DurableRules {
@@ -42,7 +45,7 @@ impl DurableRules {
         let mut own = HashMap::new();
         for limiter in self.limiters.values().flatten() {
             scan::overrides(&self.tables, limiter.bytes(), |key, row| {
-                let limit = row.quota.and_then(|quota| {
+                let limit = row.quota.filter(|_| row.expires > self.now).and_then(|quota| {
                     limiter.limited(quota.unsigned_abs(), row.burst.map(i64::unsigned_abs)).ok()?
                 });
                 own.extend(limit.map(|rule| (limiter.digest(key, &rule), rule)));
@@ -53,18 +56,19 @@ impl DurableRules {
 }
 
 /// The rules of all durable limiters in the extension's schema.
-pub fn durable_rules(schema: Oid, secret: &Secret) -> DurableRules {
+pub fn durable_rules(schema: Oid, header: &Header) -> DurableRules {
     let tables = Tables::in_schema(schema);
     let mut limiters = HashMap::new();
     for name in scan::names(&tables) {
         let Some(row) = scan::limiter(&tables, &name) else { continue };
         let id = row.id;
-        match Definition::new(&tables, &name, row, secret) {
+        match Definition::new(&tables, &name, row, &header.secret) {
             Ok(definition) if definition.stake() != Stake::Durable => {}
             definition => {
                 limiters.insert(id, definition.map_err(|_| ()));
             }
         }
     }
-    DurableRules { tables, limiters, own: OnceCell::new() }
+    let now = header.clock.stopped().wall - EPOCHS;
+    DurableRules { tables, limiters, own: OnceCell::new(), now }
 }

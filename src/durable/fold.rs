@@ -94,7 +94,7 @@ fn fold_ledger(header: &'static Header, schema: Oid, turn: &Turn, side: usize) -
     }
     turn::fold();
     // Whoever wrote these rows has committed: so their limiters are known by now.
-    let rules = &catalog::durable_rules(schema, &header.secret);
+    let rules = &catalog::durable_rules(schema, header);
     let scratch = Scratch::new();
     // What a long transaction took after the turn comes after what others wrote to the new ledger: it is moved there, and so is
     // what cannot be summed up now.
@@ -198,7 +198,7 @@ fn fold_keys(header: &'static Header, schema: Oid) -> Result<usize> {
             ledger.close(pg_sys::AccessShareLock);
         }
     }
-    let rules = catalog::durable_rules(schema, &header.secret);
+    let rules = catalog::durable_rules(schema, header);
     let mut removed = 0;
     for (key, (limiter, rule)) in keys {
         pgrx::check_for_interrupts!();
@@ -258,7 +258,7 @@ pub fn purge(header: &'static Header, schema: Oid, most: usize) -> Result<usize>
     let Some(counts) = Table::open(schema, Name::Counts, pg_sys::RowExclusiveLock)? else {
         return Ok(0);
     };
-    let rules = catalog::durable_rules(schema, &header.secret);
+    let rules = catalog::durable_rules(schema, header);
     let is_over = |row: &CountsRow| row.fresh_from <= until || !rules.knows(&row.limiter);
     let mut over = Vec::new();
     counts.counts(None, |row| {

@@ -238,7 +238,7 @@ pub fn purge_leases(header: &'static Header, schema: Oid, most: usize) -> Result
         true
     });
     // Read afterwards: whoever wrote a row has committed, so its limiter is known by now.
-    let limiters = catalog::durable_rules(schema, &header.secret);
+    let limiters = catalog::durable_rules(schema, header);
     let mut removed = 0;
     for (token, place, limiter, expires) in rows {
         // A clock that is set a little must not bring anything back.

@@ -14,6 +14,7 @@ pub const TESTS: &[Test] = &[
     ("a_limiter_created_while_folding_waits_is_counted", created_while_folding_waits),
     ("ledgers_from_preloaded_times_are_purged_without_preload", from_preloaded_times),
     ("purging_that_is_rolled_back_loses_nothing", purging_that_is_rolled_back),
+    ("folding_obeys_overrides_until_they_end", folding_obeys_overrides),
     ("a_reader_of_the_tables_does_not_stop_decisions", a_reader_of_the_tables),
 ];
 
@@ -37,6 +38,27 @@ fn created_while_folding_waits(bed: &Bed) -> Result<()> {
     let mut session = connect(&server)?;
     let left = (session.left("old", "key")?, session.left("new", "key")?);
     ensure!(left == (8, 7), "{left:?} left");
+    Ok(())
+}
+
+fn folding_obeys_overrides(bed: &Bed) -> Result<()> {
+    let (mut server, mut session) = start(bed, true)?;
+    for name in ALGORITHMS {
+        Kind::Durable.create(&mut session, name, &format!("100 per {AGE}"), name)?;
+        session.batch_execute(&format!(
+            "INSERT INTO rl_overrides (limiter, key, action, quota, expires_at)
+                 VALUES ('{name}', 'vip', 'limit', 200, 'infinity'), ('{name}', 'past', 'limit', 2, '2020-01-01');
+             SELECT rl_take('{name}', 'vip', 150), rl_take('{name}', 'past', 60)"
+        ))?;
+    }
+    session.ask::<i64>("SELECT rl_purge()")?;
+    ensure!(ledgers(&mut session)? == (0, 0), "nothing was folded");
+    server.restart(Stop::Immediate)?;
+    let mut session = connect(&server)?;
+    for name in ALGORITHMS {
+        let left = (session.left(name, "vip")?, session.left(name, "past")?);
+        ensure!(left == (50, 40), "{name}: {left:?} left");
+    }
     Ok(())
 }
 
