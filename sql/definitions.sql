@@ -122,5 +122,6 @@ CREATE TRIGGER complete BEFORE INSERT OR UPDATE ON rl_limiters
     FOR EACH ROW EXECUTE FUNCTION _rl_complete_limiter();
 CREATE TRIGGER valid AFTER INSERT OR UPDATE ON rl_limiters
     FOR EACH ROW EXECUTE FUNCTION _rl_check_definition();
-CREATE TRIGGER valid AFTER INSERT OR UPDATE ON rl_rules
+-- Another rule may become the first, whose quota and burst overrides replace.
+CREATE TRIGGER valid AFTER INSERT OR UPDATE OR DELETE ON rl_rules
     FOR EACH ROW EXECUTE FUNCTION _rl_check_definition();

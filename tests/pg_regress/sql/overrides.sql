@@ -103,6 +103,12 @@ INSERT INTO rl_overrides (limiter, key, action) VALUES ('api', 'x', 'maybe');
 INSERT INTO rl_overrides (limiter, key, action) VALUES ('nope', 'x', 'deny');
 INSERT INTO rl_overrides (limiter, key, action, quota, burst) VALUES ('basket', 'x', 'limit', 5, 9);
 UPDATE rl_rules SET algorithm = 'sliding_window', burst = NULL WHERE limiter = 'basket';
+-- Also when another rule becomes the first; not when the limiter goes with all of them.
+SELECT rl_create_limiter('mixed', '2 per hour burst 3');
+INSERT INTO rl_rules (limiter, position, algorithm, quota, period) VALUES ('mixed', 2, 'sliding_log', 9, '1 hour');
+INSERT INTO rl_overrides (limiter, key, action, quota, burst) VALUES ('mixed', 'x', 'limit', 5, 9);
+DELETE FROM rl_rules WHERE limiter = 'mixed' AND position = 1;
+SELECT rl_drop_limiter('mixed');
 
 SET client_min_messages = warning;
 BEGIN;
