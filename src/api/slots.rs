@@ -71,9 +71,17 @@ pg_function! {
         let limiter = store.limiter(limiter)?;
         let slots = store.slots(&limiter, key)?;
         let until = deadline(&store, &limiter, timeout);
-        lease(call, &store, &limiter, key, || match limiter.mode() {
-            Mode::Shadow => slots.try_lease(ttl),
-            _ => slots.lease(ttl, until),
+        lease(call, &store, &limiter, key, || {
+            if limiter.mode() == Mode::Shadow {
+                return slots.try_lease(ttl);
+            }
+            let token = slots.lease(ttl, until)?;
+            // What is said of the key may have changed while it waited.
+            let Some(answer) = store.settled(&limiter, key)? else { return Ok(token) };
+            if let Some(token) = token {
+                slots::release(store.header(), call.function(), token)?;
+            }
+            answer.then(slots::no_lease).transpose()
         })
     }
 }
@@ -167,7 +175,19 @@ fn slot(call: &Call, term: Term) -> Result<Datum> {
     let taken = match store.settled(&limiter, key)? {
         Some(answer) => answer,
         None if limiter.mode() == Mode::Shadow => slots.try_take(term)?,
-        None => slots.take(term, until)?,
+        None => {
+            let taken = slots.take(term, until)?;
+            // What is said of the key may have changed while it waited.
+            match store.settled(&limiter, key) {
+                Ok(None) => taken,
+                changed => {
+                    if taken {
+                        slots.give_back(term);
+                    }
+                    changed?.unwrap_or(taken)
+                }
+            }
+        }
     };
     store.count_answer(&limiter, key, taken);
     Ok(Datum::from(taken || limiter.mode() == Mode::Shadow))

@@ -1,7 +1,7 @@
 //! Waiting for a turn under a rate: the moment is booked at once, and slept until.
 //!
 //! So nobody is overtaken, there is nothing to poll, and nobody has to be woken. Whatever ends the wait early ends the transaction or a
-//! part of it, which gives back what was booked.
+//! part of it, which gives back what was booked. Who was banned or denied meanwhile is refused when it is their turn, and gives it back, too.
 
 use ratelimit_core::table::Full;
 use ratelimit_core::{Booking, Brief, Decision, Micros, Now, Operation, Reason};
@@ -41,11 +41,16 @@ impl Store {
                 self.count(limiter, key, Brief::REFUSED);
                 return Ok(no_slot(&slots, asked.requests.len()));
             }
+            if let Some(refused) = self.verdict(limiter, key)?.shut_out() {
+                slots.give_back(Term::Transaction);
+                self.count(limiter, key, Brief::REFUSED);
+                return Ok(refused);
+            }
         }
         let decision = if shmem::is_shared(self.header) {
-            self.wait_for_turn(limiter, &mut asked, until)?
+            self.wait_for_turn(limiter, key, &mut asked, until)?
         } else {
-            self.try_again(limiter, &mut asked, until)?
+            self.try_again(limiter, key, &mut asked, until)?
         };
         if !decision.allowed && asked.has_slots() {
             self.slots(limiter, key)?.give_back(Term::Transaction);
@@ -60,21 +65,34 @@ impl Store {
     fn wait_for_turn(
         &self,
         limiter: &Definition,
+        key: &[u8],
         asked: &mut Asked<'_>,
         until: Option<Micros>,
     ) -> Result<Decision> {
         asked.waits = true;
         let now = self.header.clock.now().steady;
         let booking = self.book(asked, until.map(|until| until.saturating_sub(now).max(0)))?;
+        let mut refused = None;
         if let Some(wait @ 1..) = booking.wait {
             self.sleep_until(limiter, self.header.clock.now().steady.saturating_add(wait));
+            refused = self.verdict(limiter, key)?.shut_out();
+        }
+        if refused.is_some() {
+            let table = self.header.table();
+            let now = self.now(&asked.requests);
+            for request in &asked.requests {
+                transaction::take_back(request.key, request.cost, |rule, taken| {
+                    table.undo(rule, request.key, taken, now, false)
+                });
+            }
         }
         for n in (0..asked.requests.len()).rev().filter(|n| asked.stake(*n) == Stake::Keep) {
             if booking.wait.is_some() {
-                transaction::keep(asked.requests[n].key, asked.requests[n].cost);
+                let left = if refused.is_some() { 0 } else { asked.requests[n].cost };
+                transaction::keep(asked.requests[n].key, left);
             }
         }
-        Ok(booking.decision)
+        Ok(refused.unwrap_or(booking.decision))
     }
 
     fn sleep_until(&self, limiter: &Definition, due: Micros) {
@@ -92,6 +110,7 @@ impl Store {
     fn try_again(
         &self,
         limiter: &Definition,
+        key: &[u8],
         asked: &mut Asked<'_>,
         until: Option<Micros>,
     ) -> Result<Decision> {
@@ -102,6 +121,9 @@ impl Store {
             match due.filter(|due| until.is_none_or(|until| *due <= until)) {
                 Some(due) if !decision.allowed => self.sleep_until(limiter, due),
                 _ => return Ok(decision),
+            }
+            if let Some(refused) = self.verdict(limiter, key)?.shut_out() {
+                return Ok(refused);
             }
         }
     }

@@ -15,6 +15,7 @@ pub const TESTS: &[Test] = &[
     ("a_lease_is_held_by_its_token_and_by_no_session", a_lease_is_held_by_its_token),
     ("waiters_obey_a_limit_that_changes", waiters_obey_a_limit_that_changes),
     ("waiters_forget_a_limit_that_was_rolled_back", waiters_forget_a_limit),
+    ("a_waiter_obeys_what_is_said_of_its_key_meanwhile", what_is_said_meanwhile),
     ("a_waiter_hears_that_its_limiter_was_dropped", a_dropped_limiter),
     ("dropping_the_extension_leaves_no_slot_behind", dropping_the_extension),
 ];
@@ -165,6 +166,47 @@ fn fifty_waiters(bed: &Bed) -> Result<()> {
     let served = WAITERS - 2;
     eprintln!("{served} waiters were served one after another in {:?}", start.elapsed());
     ensure!(holders(&mut observer)?.is_empty(), "somebody still has the slot");
+    Ok(())
+}
+
+fn what_is_said_meanwhile(bed: &Bed) -> Result<()> {
+    let database = bed.database("slots_said_meanwhile")?;
+    let mut admin = database.connect()?;
+    admin.batch_execute("SELECT rl_create_limiter('one', max_concurrent => 1)")?;
+    let waits = [
+        "SELECT rl_slot('one', 'key')",
+        "SELECT rl_session_slot('one', 'key')",
+        "SELECT rl_lease('one', 'key', '1 hour') IS NOT NULL",
+        "SELECT allowed FROM rl_acquire('one', 'key')",
+    ];
+    for wait in waits {
+        for (said, expected) in [
+            ("SELECT rl_ban('one', 'key', NULL)", false),
+            (
+                "INSERT INTO rl_overrides (limiter, key, action) VALUES ('one', 'key', 'deny')",
+                false,
+            ),
+            ("SELECT rl_try_slot('one', 'other')", true),
+        ] {
+            let mut holder = database.connect()?;
+            holder.batch_execute(&format!("BEGIN; {TAKE}"))?;
+            let mut session = database.connect()?;
+            session.batch_execute("BEGIN")?;
+            let waiting: Waiting<bool> = Waiting::start(session, wait)?;
+            queued(&mut admin, 1)?;
+            admin.batch_execute(said)?;
+            holder.batch_execute("COMMIT")?;
+            let (session, answer) = waiting.answer()?;
+            ensure!(answer == expected, "{wait}, {said}: {answer}");
+            let held = holders(&mut admin)?;
+            ensure!(held.is_empty() != expected, "{wait}, {said}: {held:?}");
+            drop(session);
+            admin.batch_execute("DELETE FROM rl_overrides; SELECT rl_unban('one', 'key')")?;
+            let release = "SELECT rl_release_lease(token) FROM rl_slots WHERE kind = 'lease'";
+            admin.batch_execute(release)?;
+            eventually("all is free", || Ok(holders(&mut admin)?.is_empty()))?;
+        }
+    }
     Ok(())
 }
 

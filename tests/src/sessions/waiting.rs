@@ -8,6 +8,7 @@ use testbed::Stop;
 
 use super::ask::{ensure_code, eventually, Ask, AGE};
 use super::kinds::{of_each, Case, Kind, KindTest, ALGORITHMS, KINDS};
+use super::queue::Waiting;
 use super::{FileTest, Test};
 use crate::bed::{Bed, Database};
 
@@ -18,6 +19,10 @@ pub const TESTS: &[Test] = &[
     ("durable_reservations_survive_a_crash", reservations_survive_a_crash),
     ("a_wait_whose_client_is_gone_gives_its_turn_back", |bed| {
         client_is_gone(bed.database("gone")?)
+    }),
+    ("who_is_banned_while_waiting_gives_the_turn_back", |bed| {
+        let database = bed.database("banned_while_waiting")?;
+        KINDS.iter().try_for_each(|kind| banned_while_waiting(&database, *kind))
     }),
     ("a_fast_stop_ends_waits_and_saves_none", a_fast_stop),
     ("without_preload_a_wait_ends_when_there_is_something", |bed| {
@@ -154,6 +159,30 @@ fn what_was_reserved(case: &Case) -> Result<()> {
     ensure!(periods(&mut session)? == 3);
     session.batch_execute("ROLLBACK")?;
     ensure!(periods(&mut session)? == case.kind.pick(1, 3) as i32);
+    Ok(())
+}
+
+fn banned_while_waiting(database: &Database, kind: Kind) -> Result<()> {
+    let (mut admin, mut waiter) = (database.connect()?, database.connect()?);
+    let name = kind.name();
+    // The first rule makes wait; of the second there is one left.
+    let rates = format!("1 per 3 s burst 100, 101 per {AGE}");
+    kind.create(&mut admin, name, &rates, "token_bucket")?;
+    admin.batch_execute(&format!("SELECT rl_take('{name}', 'key', 100)"))?;
+    waiter.batch_execute("BEGIN")?;
+    let acquire = format!("SELECT allowed || ' ' || reason FROM rl_acquire('{name}', 'key')");
+    let waiting: Waiting<String> = Waiting::start(waiter, &acquire)?;
+    let is_asleep = format!(
+        "SELECT wait_event IN ('RateLimitAcquire', 'Extension') FROM pg_stat_activity WHERE pid = {}",
+        waiting.pid
+    );
+    eventually("a turn is booked", || Ok(admin.ask::<Option<bool>>(&is_asleep)? == Some(true)))?;
+    admin.batch_execute(&format!("SELECT rl_ban('{name}', 'key', NULL)"))?;
+    let (mut waiter, answer) = waiting.answer()?;
+    ensure!(answer == "false ban", "{kind:?}: {answer}");
+    admin.batch_execute(&format!("SELECT rl_unban('{name}', 'key')"))?;
+    eventually("the turn is given back", || admin.takes(name, "key"))?;
+    waiter.batch_execute("COMMIT")?;
     Ok(())
 }
 
