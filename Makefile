@@ -1,6 +1,6 @@
 # Variables: PG="15 16 18"   versions to test (default 18)
 #            T=regress::name run only the tests whose name contains this
-#            LOG=file        make demo writes what it did there
+#            LOG=file        make demo replays this log
 #            QUICK=1         make bench takes two minutes instead of eleven
 #            UPDATE_EXPECTED=1  make test takes what the SQL files print as right
 #            ROUNDS=50       make test T=ruin ruins a server so often
@@ -18,7 +18,7 @@ bench: FLAGS = $(if $(QUICK),--quick)
 .PHONY: help demo test check bench install package clean
 
 help:
-	@echo 'make demo      show the extension at work in a private server [LOG=file]'
+	@echo 'make demo      replay a log through limits in a private server [LOG=file]'
 	@echo 'make test      run all tests [PG="15 16 18"] [T=name]'
 	@echo 'make check     formatting, lints and tests that need no server'
 	@echo 'make bench     measure in a private server [QUICK=1]'

@@ -1,12 +1,14 @@
 //! `make demo`: replays a log through limits in a private server and shows what happens.
 
 mod args;
+mod bans;
 mod log;
 mod plan;
 mod replay;
 mod report;
 mod scene;
 mod screen;
+mod seen;
 mod speed;
 mod stage;
 mod traffic;
@@ -19,7 +21,7 @@ use testbed::Tree;
 
 use args::{Args, Command};
 use log::Log;
-use screen::{number, say, Screen};
+use screen::{number, say, tell, Screen};
 use stage::Stage;
 
 fn main() -> ExitCode {
@@ -60,10 +62,14 @@ fn run(args: &Args, screen: &mut Screen) -> Result<()> {
     stage.hasten(&mut client, &plan, screen)?;
     let outcome = replay::run(&stage, &plan, screen)?;
     outcome.describe(screen)?;
-    stage.slow_down(&mut client)?;
-
     report::clients(&stage, &mut client, screen)?;
     report::over_time(&stage, &mut client, screen)?;
+    seen::limiters(&stage, &mut client, screen)?;
+    seen::keys(&stage, &mut client, screen)?;
+    bans::replayed(&stage, &mut client, screen)?;
+
+    stage.slow_down(&mut client)?;
+    bans::live(&stage, &mut client, screen)?;
     report::candidates(&stage, &mut client, screen)?;
     report::cross_check(&stage, &mut client, &outcome, screen)?;
     speed::measure(&mut client, screen)?;
@@ -78,7 +84,7 @@ fn describe(args: &Args, log: &Log, screen: &mut Screen) -> Result<()> {
     };
     screen.heading(&source)?;
     let clients: std::collections::HashSet<_> = log.entries.iter().map(|e| &e.client).collect();
-    say!(
+    tell!(
         screen,
         "{} lines: {} {} of {} {}; {} lines {}",
         number(log.lines),
@@ -106,7 +112,7 @@ fn see_for_yourself(args: &Args, stage: Stage, screen: &mut Screen) -> Result<()
     screen.heading("See for yourself")?;
     if stays {
         screen.strong(&psql)?;
-        say!(screen, "The limiter is back at the log's pace. For example:")?;
+        say!(screen, "The limiters are back at the log's pace. For example:")?;
         screen.sql(&kind.try_out())?;
         say!(screen)?;
     }

@@ -9,7 +9,8 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::log::{date, Entry};
-use crate::screen::{duration, number, say, Screen};
+use crate::scene::{BAN_FOR, BAN_WITHIN};
+use crate::screen::{duration, number, tell, Screen};
 use crate::stage::Limit;
 
 /// A shorter period would be blurred by the time that one statement takes.
@@ -39,7 +40,8 @@ impl Plan {
         spread(&mut entries);
         let all = entries.len();
 
-        let pause = limit.refill + limit.refill / 10;
+        let longest = limit.refill.max(limit.period * (BAN_WITHIN + BAN_FOR));
+        let pause = longest + longest / 10;
         let mut offsets = Vec::with_capacity(all);
         let mut offset = Duration::ZERO;
         for (n, entry) in entries.iter().enumerate() {
@@ -68,7 +70,7 @@ impl Plan {
     pub fn describe(&self, limit: &Limit, screen: &mut Screen) -> Result<()> {
         let count = self.entries.len();
         if count < self.all {
-            say!(
+            tell!(
                 screen,
                 "The busiest part of the log is replayed: {} of its {} lines.",
                 number(count),
@@ -77,30 +79,28 @@ impl Plan {
         }
         let (from, to) = (self.entries[0].at, self.entries[count - 1].at);
         let (from, to) = (date::show(from), date::show(to));
-        say!(screen, "From {from} to {to} (UTC), which is {}.", duration(self.span))?;
+        tell!(screen, "From {from} to {to} (UTC), which is {}.", duration(self.span))?;
         if self.busy < self.span {
-            say!(
+            tell!(
                 screen,
-                "Where nobody came for longer than {}, enough to be as good as new, it waits only so long;",
-                duration(self.pause)
+                "Where nobody came for longer than {}, enough to be as good as new, it waits only so \
+                 long; {} are left.",
+                duration(self.pause),
+                duration(self.busy)
             )?;
-            say!(screen, "{} are left.", duration(self.busy))?;
         }
         if self.speed > 1 {
-            say!(
+            tell!(
                 screen,
-                "It runs {} times faster, {} in all, and so the limit's period is as much shorter: {} of the",
+                "It runs {} times faster, {} in all, and so periods and bans are as much shorter: {} \
+                 of the log take {} here. What was logged with the same second is spread over that second.",
                 number(self.speed as usize),
                 duration(self.busy / self.speed),
-                duration(limit.period)
-            )?;
-            say!(
-                screen,
-                "log take {} here. What was logged with the same second is spread over that second.",
+                duration(limit.period),
                 duration(limit.period / self.speed)
             )?;
         } else {
-            say!(screen, "It runs as fast as the log was written.")?;
+            tell!(screen, "It runs as fast as the log was written.")?;
         }
         Ok(())
     }
@@ -172,7 +172,7 @@ mod tests {
     #[test]
     fn idle_time_is_cut() {
         let plan = plan(&[0, 86_400, 86_401], 1);
-        assert_eq!((plan.busy, plan.speed), (Duration::from_secs(67), 67));
+        assert_eq!((plan.busy, plan.speed), (Duration::from_secs(925), 925));
         assert_eq!(plan.due[2], Duration::from_secs(1));
     }
 

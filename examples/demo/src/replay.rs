@@ -9,7 +9,8 @@ use testbed::postgres::{Client, Statement};
 
 use crate::log::{date, Entry, What};
 use crate::plan::Plan;
-use crate::screen::{duration, number, say, Screen};
+use crate::scene::STRICT;
+use crate::screen::{duration, number, tell, Screen};
 use crate::stage::Stage;
 
 /// The sessions share the limit and take turns in the order of time.
@@ -36,8 +37,10 @@ struct Progress {
 }
 
 pub fn run(stage: &Stage, plan: &Plan, screen: &mut Screen) -> Result<Outcome> {
-    let sessions: Vec<_> =
+    let mut sessions: Vec<_> =
         (0..SESSIONS).map(|_| Session::open(stage, &plan.entries[0])).collect::<Result<_>>()?;
+    // What they did to warm up is not part of the replay.
+    sessions[0].client.batch_execute("SELECT rl_stat_reset()")?;
     let progress = &Progress::default();
     let start = Instant::now() + Duration::from_millis(20);
     let mut end = start;
@@ -78,9 +81,10 @@ pub fn run(stage: &Stage, plan: &Plan, screen: &mut Screen) -> Result<Outcome> {
 impl Outcome {
     pub fn describe(&self, screen: &mut Screen) -> Result<()> {
         let rate = self.count as f64 / self.elapsed.as_secs_f64().max(1e-6);
-        say!(
+        tell!(
             screen,
-            "{SESSIONS} sessions sent {} INSERTs in {}, {} a second; the trigger refused {} with SQLSTATE {}.",
+            "{SESSIONS} sessions sent {} INSERTs in {}, {} a second; the trigger refused {} with SQLSTATE {}. \
+             Before each, they also asked rl_check('{STRICT}').",
             number(self.count),
             duration(self.elapsed),
             number(rate as usize),
@@ -98,7 +102,7 @@ impl Progress {
         let limited = self.limited.load(Relaxed);
         let seconds = Instant::now().saturating_duration_since(start).as_secs_f64().max(0.001);
         let at = date::show(plan.entries[done.clamp(1, count) - 1].at);
-        let bar = screen.bar(30, done - limited.min(done), limited, count);
+        let bar = screen.bar(16, done - limited.min(done), limited, count);
         screen.progress(&format!(
             "{bar} {:3} %  {at}  {} allowed, {} limited, {}/s",
             100 * done / count,
@@ -113,6 +117,7 @@ struct Session {
     client: Client,
     insert: Statement,
     limited: Statement,
+    verdict: Statement,
 }
 
 impl Session {
@@ -120,12 +125,16 @@ impl Session {
         let mut client = stage.server.connect()?;
         let insert = client.prepare(&stage.kind.insert())?;
         let limited = client.prepare("INSERT INTO limited VALUES ($1, $2, $3)")?;
-        let mut session = Self { client, insert, limited };
+        let verdict = client.prepare(&format!(
+            "INSERT INTO verdicts SELECT $1, reason FROM rl_check('{STRICT}', $1)"
+        ))?;
+        let mut session = Self { client, insert, limited, verdict };
         // The first statements of a session are slow: it reads the catalogs.
         session.client.batch_execute("BEGIN")?;
         session.insert(example, "warming up")?;
         session.client.batch_execute("ROLLBACK; BEGIN")?;
         session.limit(example)?;
+        session.judge("warming up")?;
         session.client.batch_execute("ROLLBACK")?;
         Ok(session)
     }
@@ -144,6 +153,12 @@ impl Session {
             Err(error) if error.code().is_some_and(|c| c.code() == TOO_MANY_REQUESTS) => Ok(false),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Notes what the limiter that bans has to say.
+    fn judge(&mut self, client: &str) -> Result<()> {
+        self.client.execute(&self.verdict, &[&client])?;
+        Ok(())
     }
 
     fn limit(&mut self, entry: &Entry) -> Result<()> {
@@ -170,6 +185,7 @@ fn work(
         std::thread::sleep(due.saturating_duration_since(Instant::now()));
         let late = Instant::now().saturating_duration_since(due).as_micros();
         progress.late.fetch_max(late.try_into().unwrap_or(u64::MAX), Relaxed);
+        session.judge(&entry.client)?;
         if session.insert(entry, &entry.client)? {
             progress.allowed.fetch_add(1, Relaxed);
         } else {

@@ -8,23 +8,23 @@ use testbed::postgres::Client;
 use crate::log::date;
 use crate::replay::Outcome;
 use crate::scene::literal;
-use crate::screen::{cell, duration, number, say, Screen, WIDTH};
+use crate::screen::{cell, duration, number, say, tell, Screen, WIDTH};
 use crate::stage::Stage;
 
 /// How many clients are shown.
-const CLIENTS: usize = 10;
+const CLIENTS: usize = 8;
 
 /// The columns of a client's chart.
-const COLUMNS: usize = 24;
+const COLUMNS: usize = 19;
 
 /// The rows of the chart over time, for a log of no fewer seconds.
-const ROWS: usize = 16;
+const ROWS: usize = 12;
 
 pub fn clients(stage: &Stage, client: &mut Client, screen: &mut Screen) -> Result<()> {
     screen.heading(&format!("Who was limited, and when ({})", stage.limit.rates))?;
     let rows = client.query(
         "SELECT client, count(*), count(*) FILTER (WHERE NOT allowed) AS limited,
-                min(at) FILTER (WHERE NOT allowed), max(at) FILTER (WHERE NOT allowed)
+                min(at) FILTER (WHERE NOT allowed)
            FROM traffic GROUP BY client
           ORDER BY limited DESC, count(*) DESC, client",
         &[],
@@ -32,33 +32,32 @@ pub fn clients(stage: &Stage, client: &mut Client, screen: &mut Screen) -> Resul
     let (start, length) = span(client)?;
     say!(
         screen,
-        "\n{:<20}{:>8}{:>8}{:>8}  {:<15}  {:<15} over the log's time",
+        "\n{:<17}{:>7}{:>8}{:>8}  {:<15}  over the log's time",
         stage.kind.clients,
         "tries",
         "allowed",
         "limited",
         "first limited",
-        "last limited",
     )?;
     let limited = rows.iter().filter(|row| row.get::<_, i64>(2) > 0).count();
     for row in rows.iter().take(CLIENTS) {
         let name: String = row.get(0);
         let (tries, refused): (i64, i64) = (row.get(1), row.get(2));
-        let time = |column| row.get::<_, Option<SystemTime>>(column).map_or("-".into(), show);
-        let (first, last): (String, String) = (time(3), time(4));
+        let first = row.get::<_, Option<SystemTime>>(3).map_or("-".into(), show);
         let chart = sparkline(client, screen, &name, start, length)?;
         say!(
             screen,
-            "{:<20}{:>8}{:>8}{:>8}  {first:<15}  {last:<15} {chart}",
-            cell(&name, 19),
+            "{:<17}{:>7}{:>8}{:>8}  {first:<15}  {}",
+            cell(&name, 16),
             number(tries.try_into()?),
             number((tries - refused).try_into()?),
             number(refused.try_into()?),
+            chart.trim_end(),
         )?;
     }
     let of = rows.len();
-    say!(screen, "{:<53}{:>47}", "", "· all allowed   ▁ to █: so many limited")?;
-    say!(
+    say!(screen, "{:>WIDTH$}", "· all allowed   ▁ to █: so many limited")?;
+    tell!(
         screen,
         "{} of {} {} were limited; the others noticed nothing.",
         number(limited),
@@ -116,16 +115,20 @@ pub fn candidates(stage: &Stage, client: &mut Client, screen: &mut Screen) -> Re
     screen.heading("What other limits would have done: rl_simulate over the same log")?;
     let kind = stage.kind;
     let own = (stage.limit.rates.as_str(), kind.algorithm);
-    let candidates = [own, kind.others[0], kind.others[1]];
+    let trial = (stage.trial.as_str(), kind.algorithm);
+    let candidates = [own, trial, kind.others[0], kind.others[1]];
     let values =
         candidates.map(|(rates, algorithm)| format!("({}, '{algorithm}')", literal(rates)));
     let sql = format!(
-        "SELECT c.rates, c.algorithm, count(*) FILTER (WHERE NOT s.allowed) AS refused, count(*) AS of,
-       count(DISTINCT t.client) FILTER (WHERE NOT s.allowed) AS clients,
-       mode() WITHIN GROUP (ORDER BY t.client) FILTER (WHERE NOT s.allowed) AS most_refused
-  FROM (VALUES {}) AS c (rates, algorithm)
- CROSS JOIN (SELECT client, array_agg(at ORDER BY at) AS times FROM traffic GROUP BY client) AS t
- CROSS JOIN rl_simulate(c.rates, t.times, algorithm => c.algorithm::rl_algorithm) AS s
+        "SELECT c.rates, c.algorithm,
+       count(*) FILTER (WHERE NOT s.allowed) AS refused, count(*) AS of,
+       count(DISTINCT t.client) FILTER (WHERE NOT s.allowed) AS clients
+  FROM (VALUES {})
+       AS c (rates, algorithm)
+ CROSS JOIN (SELECT client, array_agg(at ORDER BY at) AS times
+               FROM traffic GROUP BY client) AS t
+ CROSS JOIN rl_simulate(c.rates, t.times,
+                        algorithm => c.algorithm::rl_algorithm) AS s
  GROUP BY c.rates, c.algorithm ORDER BY refused DESC",
         values.join(",\n               ")
     );
@@ -136,7 +139,7 @@ pub fn candidates(stage: &Stage, client: &mut Client, screen: &mut Screen) -> Re
     let elapsed = start.elapsed();
     say!(
         screen,
-        "{:<30}{:<16}{:>9}{:>9}{:>11}   most refused",
+        "{:<32}{:<16}{:>9}{:>9}{:>12}",
         "limit",
         "algorithm",
         "refused",
@@ -147,16 +150,14 @@ pub fn candidates(stage: &Stage, client: &mut Client, screen: &mut Screen) -> Re
     for row in rows {
         let (rates, algorithm): (String, String) = (row.get(0), row.get(1));
         let (refused, of, clients): (i64, i64, i64) = (row.get(2), row.get(3), row.get(4));
-        let most: Option<String> = row.get(5);
         decisions += of;
         say!(
             screen,
-            "{:<30}{algorithm:<16}{:>9}{:>7.1} %{:>11}   {}",
-            cell(&rates, 29),
+            "{:<32}{algorithm:<16}{:>9}{:>7.1} %{:>12}",
+            cell(&rates, 31),
             number(refused.try_into()?),
             100.0 * refused as f64 / of as f64,
             number(clients.try_into()?),
-            cell(most.as_deref().unwrap_or("-"), 22)
         )?;
     }
     say!(screen, "{} decisions in {}.", number(decisions.try_into()?), duration(elapsed))
@@ -188,24 +189,18 @@ pub fn cross_check(
         &[],
     )?;
     let (refused, difference, same): (i64, i64, f64) = (row.get(0), row.get(1), row.get(2));
-    say!(
+    tell!(
         screen,
-        "By the log's own times, rl_simulate refuses {}, and the trigger refused {}; {} by {}, the",
+        "By the log's own times, rl_simulate refuses {}, and the trigger refused {}; {} by {}, \
+         the two differ by at most {}. One by one, {:.1} % of the decisions are the same: which of \
+         a burst passes is a matter of moments, and the latest of all came {} late, which is {} of the log.",
         number(refused.try_into()?),
         number(outcome.limited),
         stage.kind.one_client,
         stage.kind.one_client,
-    )?;
-    say!(
-        screen,
-        "two differ by at most {}. One by one, {:.1} % of the decisions are the same: which of a burst passes",
         number(difference.try_into()?),
         // Not all of them, if it is not all of them.
         (1000.0 * same).floor() / 10.0,
-    )?;
-    say!(
-        screen,
-        "is a matter of moments, and the latest of all came {} late, which is {} of the log.",
         duration(outcome.late),
         duration(outcome.late * outcome.speed)
     )

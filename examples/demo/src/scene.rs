@@ -1,5 +1,20 @@
 //! The two kinds of log, and what guards each of them.
 
+use std::time::Duration;
+
+use crate::screen::duration;
+
+/// The limiter that bans, and the one that is on trial.
+pub const STRICT: &str = "strict";
+pub const TRIAL: &str = "trial";
+
+/// After how many refusals a key is banned.
+pub const BAN_AFTER: u32 = 5;
+
+/// Within how many periods of the limit that has to be, and for how many it is banned.
+pub const BAN_WITHIN: u32 = 2;
+pub const BAN_FOR: u32 = 12;
+
 /// A kind of log.
 pub struct Kind {
     /// What the entries, their clients and the other lines are called.
@@ -30,8 +45,8 @@ pub static WEB: Kind = Kind {
     others: [("60 per minute", "sliding_window"), ("1/second burst 20, 600/hour", "token_bucket")],
     table: "api_log",
     create_table: "\
-CREATE TABLE api_log (at timestamptz, client text, method text, path text, status int, bytes bigint,
-                      agent text);",
+CREATE TABLE api_log (at timestamptz, client text, method text, path text,
+                      status int, bytes bigint, agent text);",
     columns: 7,
 };
 
@@ -55,7 +70,7 @@ impl Kind {
         let rates = literal(rates);
         let algorithm = match self.algorithm {
             "token_bucket" => String::new(),
-            algorithm => format!(", algorithm => '{algorithm}'"),
+            algorithm => format!(",\n                         algorithm => '{algorithm}'"),
         };
         format!("SELECT rl_create_limiter('{}', {rates}{algorithm});", self.limiter)
     }
@@ -75,14 +90,44 @@ impl Kind {
         format!("INSERT INTO {} VALUES ({})", self.table, values.join(", "))
     }
 
+    /// The statements that create the other two limiters. One has the same limit and bans who goes
+    /// on, the other has half of it and only counts.
+    pub fn create_others(&self, period: Duration) -> String {
+        let limiter = self.limiter;
+        format!(
+            "SELECT rl_clone_limiter('{limiter}', '{STRICT}');\n\
+             UPDATE rl_limiters\n   \
+                SET ban_after = {BAN_AFTER}, ban_within = '{}', ban_for = '{}'\n \
+              WHERE name = '{STRICT}';\n\
+             SELECT rl_clone_limiter('{limiter}', '{TRIAL}');\n\
+             UPDATE rl_limiters SET mode = 'shadow' WHERE name = '{TRIAL}';\n\
+             UPDATE rl_rules SET quota = (quota + 1) / 2, burst = (burst + 1) / 2\n \
+              WHERE limiter = '{TRIAL}';",
+            duration(period * BAN_WITHIN),
+            duration(period * BAN_FOR),
+        )
+    }
+
+    /// Triggers fire by their names, so this one sees also what the other refuses.
+    pub fn create_trial_trigger(&self) -> String {
+        format!(
+            "CREATE TRIGGER on_trial BEFORE INSERT ON {}\n    \
+             FOR EACH ROW EXECUTE FUNCTION rl_limit_row('{TRIAL}', '{{client}}');",
+            self.table
+        )
+    }
+
     /// Statements to play with.
     pub fn try_out(&self) -> String {
         let Self { limiter, table, .. } = self;
         format!(
             "SELECT * FROM rl_check('{limiter}', 'me');\n\
              SELECT * FROM rl_limiters, rl_rules WHERE limiter = name;\n\
-             SELECT client, what, count(*) FROM limited GROUP BY client, what ORDER BY count DESC LIMIT 10;\n\
-             INSERT INTO {table} (at, client) SELECT now(), 'you' FROM generate_series(1, 1000);  -- PT429"
+             SELECT rl_ban('{limiter}', 'me', '1 hour', 'too curious');\n\
+             SELECT * FROM rl_stat_limiters;\n\
+             SELECT what, count(*) FROM limited GROUP BY what ORDER BY count DESC;\n\
+             INSERT INTO {table} (at, client)\n    \
+                 SELECT now(), 'you' FROM generate_series(1, 1000);  -- PT429"
         )
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 /// The columns that the demo is laid out for.
-pub const WIDTH: usize = 100;
+pub const WIDTH: usize = 79;
 
 const GREEN: &str = "32";
 const RED: &str = "31";
@@ -25,6 +25,12 @@ macro_rules! say {
     ($screen:expr, $($arg:tt)*) => { $screen.write(&format!("{}\n", format_args!($($arg)*))) };
 }
 pub(crate) use say;
+
+/// Writes a paragraph, broken into lines between words.
+macro_rules! tell {
+    ($screen:expr, $($arg:tt)*) => { $screen.paragraph(&format!($($arg)*)) };
+}
+pub(crate) use tell;
 
 impl Screen {
     pub fn new() -> Self {
@@ -45,6 +51,13 @@ impl Screen {
         say!(self, "\n{line}")
     }
 
+    pub fn paragraph(&mut self, text: &str) -> Result<()> {
+        for line in broken(text, WIDTH) {
+            say!(self, "{line}")?;
+        }
+        Ok(())
+    }
+
     /// A command to copy.
     pub fn strong(&mut self, text: &str) -> Result<()> {
         let line = self.paint(BOLD, text);
@@ -63,7 +76,8 @@ impl Screen {
     /// A line that the next one replaces, or one more line where there is no terminal.
     pub fn progress(&mut self, text: &str) -> Result<()> {
         if self.terminal {
-            self.write(&format!("\r{text}\x1b[K"))
+            // What a narrow terminal broke into two lines, the next one could not replace.
+            self.write(&format!("\r\x1b[?7l{text}\x1b[K\x1b[?7h"))
         } else {
             say!(self, "{text}")
         }
@@ -96,6 +110,10 @@ impl Screen {
 
     pub fn bad(&self, text: &str) -> String {
         self.paint(RED, text)
+    }
+
+    pub fn strengthened(&self, text: &str) -> String {
+        self.paint(BOLD, text)
     }
 
     fn paint(&self, colour: &str, text: &str) -> String {
@@ -141,6 +159,21 @@ pub fn duration(value: Duration) -> String {
     }
 }
 
+/// The text in lines of at most `width` columns, where no word is longer.
+fn broken(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split(' ') {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
 /// The text without what control characters could do to a terminal, at most `width` columns long.
 pub fn cell(text: &str, width: usize) -> String {
     let clean: Vec<_> = text.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
@@ -167,6 +200,12 @@ mod tests {
             shown,
             ["0.50 ms", "89 ms", "1 s", "15 s", "1 min", "5 min", "2 h", "82 h 47 min"]
         );
+    }
+
+    #[test]
+    fn paragraphs() {
+        assert_eq!(broken("a bc def", 4), ["a bc", "def"]);
+        assert_eq!(broken("überall är", 7), ["überall", "är"]);
     }
 
     #[test]

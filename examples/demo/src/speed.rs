@@ -14,7 +14,10 @@ pub fn measure(client: &mut Client, screen: &mut Screen) -> Result<()> {
     let limit = |name, quota| format!("SELECT rl_create_limiter('{name}', '{quota} per minute');");
     client.batch_execute(&format!("{}{}", limit("wide", 1_000_000_000), limit("narrow", 1)))?;
     let sql = |limiter, key| {
-        format!("SELECT count(*) FILTER (WHERE rl_try_acquire('{limiter}', {key})) FROM generate_series(1, {CALLS}) AS n")
+        format!(
+            "SELECT count(*) FILTER (WHERE rl_try_acquire('{limiter}', {key}))\n  \
+               FROM generate_series(1, {CALLS}) AS n"
+        )
     };
     screen.sql(&sql("wide", "'one key'"))?;
     say!(screen)?;

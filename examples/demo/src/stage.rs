@@ -8,12 +8,14 @@ use testbed::postgres::Client;
 use testbed::{Server, Tree};
 
 use crate::plan::Plan;
-use crate::scene::Kind;
+use crate::scene::{Kind, STRICT, TRIAL};
 use crate::screen::{say, Screen};
 
-/// What a person need not see: where refused entries go, and a view of both.
+/// What a person need not see: where refused entries go, a view of both, and what the limiter that
+/// bans said of each.
 const LIMITED: &str = "\
 CREATE TABLE limited (at timestamptz, client text, what text);
+CREATE TABLE verdicts (client text, reason text);
 CREATE VIEW traffic AS
     SELECT at, client, true AS allowed FROM TABLE
     UNION ALL SELECT at, client, false FROM limited;";
@@ -31,6 +33,8 @@ pub struct Stage {
     pub server: Server,
     pub kind: &'static Kind,
     pub limit: Limit,
+    /// The rates of the limiter that is on trial.
+    pub trial: String,
     statements: Vec<String>,
 }
 
@@ -44,7 +48,7 @@ impl Stage {
             .setting("log_min_messages", "fatal")
             .start()?;
         let mut client = server.connect()?;
-        let statements = vec![
+        let mut statements = vec![
             "CREATE EXTENSION ratelimit;".to_owned(),
             kind.create_limiter(rates.unwrap_or(kind.rates)),
             kind.create_table.to_owned(),
@@ -55,7 +59,15 @@ impl Stage {
         }
         client.batch_execute(&LIMITED.replace("TABLE\n", &format!("{}\n", kind.table)))?;
         let limit = Limit::read(&mut client, kind, rates.unwrap_or(kind.rates))?;
-        Ok(Self { server, kind, limit, statements })
+        let others = kind.create_others(limit.period);
+        let trigger = kind.create_trial_trigger();
+        client.batch_execute(&format!("{others}{trigger}"))?;
+        statements
+            .push("-- The same limit, and who goes on is banned. Half of it, on trial.".to_owned());
+        statements.extend([others, trigger]);
+        let export = format!("SELECT rl_export_config() #>> '{{limiters,{TRIAL},rates}}'");
+        let trial = client.query_one(&export, &[])?.get(0);
+        Ok(Self { server, kind, limit, trial, statements })
     }
 
     /// The statements that set all up.
@@ -73,12 +85,14 @@ impl Stage {
         Ok(row.get(0))
     }
 
-    /// Makes the limiter's periods shorter by as much as the replay is faster than the log.
+    /// Makes the limiters' periods and bans shorter by as much as the replay is faster than the log.
     pub fn hasten(&self, client: &mut Client, plan: &Plan, screen: &mut Screen) -> Result<()> {
         if plan.speed > 1 {
+            let speed = plan.speed;
             let change = format!(
-                "UPDATE rl_rules SET period = period / {} WHERE limiter = '{}';",
-                plan.speed, self.kind.limiter
+                "UPDATE rl_rules SET period = period / {speed};\n\
+                 UPDATE rl_limiters\n   \
+                    SET ban_within = ban_within / {speed}, ban_for = ban_for / {speed};"
             );
             client.batch_execute(&change)?;
             screen.sql(&change)?;
@@ -87,11 +101,13 @@ impl Stage {
         Ok(())
     }
 
-    /// Gives the limiter the log's pace again.
+    /// Gives the limiters the log's pace again, and forgets what was used.
     pub fn slow_down(&self, client: &mut Client) -> Result<()> {
         let create = self.kind.create_limiter(&self.limit.rates);
-        let drop = format!("SELECT rl_drop_limiter('{}');", self.kind.limiter);
-        client.batch_execute(&format!("BEGIN; {drop} {create} COMMIT"))?;
+        let others = self.kind.create_others(self.limit.period);
+        let names = [self.kind.limiter, STRICT, TRIAL];
+        let drop = names.map(|name| format!("SELECT rl_drop_limiter('{name}');")).concat();
+        client.batch_execute(&format!("BEGIN; {drop} {create} {others} COMMIT"))?;
         Ok(())
     }
 

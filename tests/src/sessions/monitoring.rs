@@ -128,5 +128,28 @@ fn dashboard_shows_what_is_collected(_: &Bed) -> Result<()> {
     let collector = collector()?;
     let collected: BTreeSet<&str> = collector.metrics.iter().map(|m| &*m.metric_name).collect();
     ensure!(shown == collected, "shown: {shown:?}\ncollected: {collected:?}");
+    for text in &expressions {
+        for metric in &collector.metrics {
+            for (at, found) in text.match_indices(&format!("{}{{", metric.metric_name)) {
+                let matchers = text[at + found.len()..].split('}').next().unwrap_or_default();
+                for matcher in matchers.split(',') {
+                    metric.check(matcher.trim()).with_context(|| (*text).to_owned())?;
+                }
+            }
+        }
+    }
     Ok(())
+}
+
+impl Metric {
+    /// A matcher of a dashboard names a label that the metric has, and a value that it can have.
+    fn check(&self, matcher: &str) -> Result<()> {
+        let (label, value) = matcher.split_once('=').context("no matcher")?;
+        // Prometheus adds the job.
+        let known = label == "job" || self.key_labels.iter().any(|key| key == label);
+        let is_value = || self.values.iter().any(|known| value == format!("{known:?}"));
+        let one_of_ours = self.value_label.as_deref() == Some(label) && is_value();
+        ensure!(known || one_of_ours, "{}: {matcher}", self.metric_name);
+        Ok(())
+    }
 }
