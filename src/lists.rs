@@ -5,7 +5,7 @@
 //! the end of the transaction tells of the change, when they can.
 //!
 //! Nobody tells where no memory is shared, and on a standby, which has no triggers. There the relcache invalidation does which the triggers
-//! send as well: it makes a process forget all rows, with the definitions.
+//! send as well: it makes a process forget all rows, with the definitions, and each call asks for it.
 
 use std::collections::HashMap;
 use std::ffi::c_void;
@@ -70,6 +70,8 @@ static CACHE: BackendCell<Cache> = BackendCell::new(Cache {
 });
 /// When there are more, all are forgotten: 16 MB.
 const MOST: usize = 1 << 17;
+/// The same for limits: 2 MB.
+const MOST_LIMITS: usize = 1 << 13;
 
 /// The generations of which the open transaction has changed rows, one bit each.
 static CHANGED: BackendCell<[u64; GENERATIONS / 64]> = BackendCell::new([0; _]);
@@ -101,7 +103,9 @@ pub fn forget() {
 pub fn of(header: &Header, tables: &Tables, limiter: &Definition) -> Lists {
     let mut lists =
         Lists { tables: Some(*tables), place: header.lists.place(limiter.tag()), any: false };
-    if !is_told() {
+    let asks = !is_told();
+    catalog::ask_for_invalidations(asks);
+    if asks {
         catalog::listed_keys(tables, limiter.bytes(), |_| {
             lists.any = true;
             false
@@ -177,7 +181,12 @@ fn limit(limiter: &Definition, quota: i64, burst: Option<i64>) -> Result<Option<
     }
     let rule = limiter.limited(quota.unsigned_abs(), burst.map(i64::unsigned_abs))?;
     if let Some(rule) = &rule {
-        CACHE.with(|cache| cache.limits.insert(limit, rule.clone()));
+        CACHE.with(|cache| {
+            if cache.limits.len() >= MOST_LIMITS {
+                cache.limits.clear();
+            }
+            cache.limits.insert(limit, rule.clone())
+        });
     }
     Ok(rule)
 }

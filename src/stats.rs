@@ -67,6 +67,9 @@ impl Stats {
         let claim = || header.totals_alone(|totals| totals.claim(&id, database, now));
         let found = header.totals(|totals| totals.find(&id, database)).or_else(claim);
         let place = found.or_else(|| {
+            if !header.may_have_gone() {
+                return None;
+            }
             tidy(header, database, live);
             tidy_databases(header, is_there);
             claim()

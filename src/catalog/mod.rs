@@ -48,15 +48,26 @@ static CACHE: BackendCell<Cache> = BackendCell::new(Cache {
 
 /// Set when an invalidation came, which can be at almost any call into PostgreSQL.
 static STALE: AtomicBool = AtomicBool::new(false);
+/// Set where this process hears of nothing but invalidations, and has to ask for them: see [`lists`].
+static ASKS: AtomicBool = AtomicBool::new(false);
 /// `rl_limiters` in this database, once known, and the lists of keys.
 static LIMITERS: AtomicU32 = AtomicU32::new(0);
 static LISTS: [AtomicU32; 2] = [const { AtomicU32::new(0) }; 2];
 /// Whether the current transaction changed definitions.
 static CHANGED: AtomicBool = AtomicBool::new(false);
 
+/// Says whether this process hears of nothing but invalidations. A statement in a transaction block need not accept any.
+pub fn ask_for_invalidations(asks: bool) {
+    ASKS.store(asks, Ordering::Relaxed);
+}
+
 /// The definition of a limiter; `function` is one of the extension's, and tells its schema.
 #[inline(always)]
 pub fn limiter(header: &Header, name: &[u8], function: Oid) -> Result<Rc<Definition>> {
+    if ASKS.load(Ordering::Relaxed) {
+        // SAFETY: we are inside a function call of a transaction, and hold no lock.
+        unsafe { pg_sys::AcceptInvalidationMessages() };
+    }
     let commits = header.definitions.load(Ordering::Relaxed);
     let known = CACHE.with(|cache| {
         if STALE.load(Ordering::Relaxed) || cache.commits != commits {

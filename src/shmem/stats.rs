@@ -2,7 +2,7 @@
 //! are not counted.
 
 use std::cell::UnsafeCell;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicU8, Ordering};
 
 use pgrx::pg_sys;
 use ratelimit_core::stats::{HeavyHitters, Hitter, Place, Sighting, Total, Totals, Watch, WATCHED};
@@ -25,6 +25,8 @@ pub struct Statistics {
     tracked: [AtomicBool; LIMITERS],
     watch: [AtomicU8; WATCHED],
     sketches: UnsafeCell<[HeavyHitters; SKETCHES]>,
+    /// Up to which change of definitions limiters that are gone have been looked for: one more than their number.
+    searched: AtomicU64,
 }
 
 /// Where it is in this process.
@@ -145,6 +147,12 @@ impl Header {
             LWLockRelease(lock);
             answer
         }
+    }
+
+    /// Whether limiters may have gone since the last look for them, which takes a while. Who is told so is to look.
+    pub fn may_have_gone(&self) -> bool {
+        let changes = self.definitions.load(Ordering::Acquire).wrapping_add(1);
+        self.statistics().searched.swap(changes, Ordering::Relaxed) != changes
     }
 
     /// Runs `f` on the denied keys, under their lock: `f` must not raise, allocate or wait.

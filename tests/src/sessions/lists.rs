@@ -144,8 +144,13 @@ fn overrides_reach_a_standby(bed: &Bed) -> Result<()> {
         eventually("the row arrives", || is(&mut session, "api", key, "deny_list"))?;
         ensure!(session.takes("other", key)?);
     }
+    // In the middle of a transaction, too.
+    let mut block = standby.connect_to("followed", "postgres")?;
+    block.batch_execute("BEGIN")?;
+    ensure!(is(&mut block, "api", "foe", "deny_list")?);
     admin.batch_execute("DELETE FROM rl_overrides WHERE key = 'foe'")?;
     eventually("the row goes", || is(&mut session, "api", "foe", ""))?;
+    ensure!(is(&mut block, "api", "foe", "")?);
     // Bans are its own.
     session.batch_execute("SELECT rl_ban('api', 'key', NULL)")?;
     ensure!(!session.takes("api", "key")? && admin.takes("api", "key")?);
@@ -166,9 +171,11 @@ fn without_preload(bed: &Bed) -> Result<()> {
     let database = Database::new(&server, "unloaded")?;
     let (mut admin, mut other) = (database.connect()?, database.connect()?);
     Kind::Durable.create(&mut admin, "api", &format!("10 per {AGE}"), "token_bucket")?;
+    other.batch_execute("BEGIN")?;
     ensure!(other.takes("api", "foe")?);
     deny(&mut admin, "foe")?;
     ensure!(!other.takes("api", "foe")? && other.takes("api", "key")?);
+    other.batch_execute("COMMIT")?;
     admin.batch_execute("SELECT rl_ban('api', 'key', '1 hour')")?;
     ensure!(is(&mut other, "api", "key", "ban")?);
     // A savepoint that is rolled back, and one that is not.
