@@ -7,6 +7,9 @@ use pgrx::pg_sys::{self, Oid};
 /// Whether sessions can make shared memory that others find by its name.
 pub const HAS_SEGMENTS: bool = cfg!(any(feature = "pg17", feature = "pg18"));
 
+/// Whether an interval can be infinite.
+pub const HAS_INFINITE_INTERVALS: bool = cfg!(any(feature = "pg17", feature = "pg18"));
+
 /// Shared memory of that name and size, which `clear` gets when it is new. Null where [`HAS_SEGMENTS`] is false.
 ///
 /// # Safety

@@ -4,6 +4,7 @@ use pgrx::pg_sys::{self, Datum};
 use ratelimit_config::{Flaw, Moment, Server};
 
 use crate::catalog;
+use crate::compat;
 use crate::datum;
 use crate::encoding;
 use crate::error::{Error, Result};
@@ -21,8 +22,11 @@ impl Server for Here {
 
     fn now(&self) -> Moment {
         // SAFETY: a variable of this process, set when the transaction began.
-        let now = unsafe { pg_sys::GetCurrentTransactionStartTimestamp() };
-        Moment(now.saturating_add(datum::EPOCHS))
+        Moment(unsafe { pg_sys::GetCurrentTransactionStartTimestamp() })
+    }
+
+    fn has_infinite_intervals(&self) -> bool {
+        compat::HAS_INFINITE_INTERVALS
     }
 
     fn knows_time_zone(&self, name: &str) -> bool {

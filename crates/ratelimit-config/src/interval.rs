@@ -10,7 +10,7 @@ use serde::{de, ser};
 pub struct Text(pub Interval);
 
 /// What PostgreSQL 17 calls infinity.
-const INFINITY: Interval = Interval { months: i32::MAX, days: i32::MAX, time: i64::MAX };
+pub const INFINITY: Interval = Interval { months: i32::MAX, days: i32::MAX, time: i64::MAX };
 
 const FORM: &str = "Write it as \"30 seconds\" or \"1 day 12 hours\".";
 

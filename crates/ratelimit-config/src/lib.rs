@@ -41,6 +41,8 @@ pub trait Server {
     fn has_memory(&self) -> bool;
     /// The time by the wall clock.
     fn now(&self) -> Moment;
+    /// Whether an interval can be infinite, which came with PostgreSQL 17.
+    fn has_infinite_intervals(&self) -> bool;
     /// Whether there is a time zone of that name.
     fn knows_time_zone(&self, name: &str) -> bool;
     /// Why no limiter can be called so, as a sentence.

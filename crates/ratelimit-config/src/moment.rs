@@ -4,7 +4,7 @@ use ratelimit_core::calendar::{first_of_month, month_of};
 use ratelimit_core::{Micros, DAY, HOUR, MINUTE, SECOND};
 use serde::{de, ser, Deserialize};
 
-/// A moment, in microseconds from 1970-01-01 00:00 UTC.
+/// A moment, in microseconds from 2000-01-01 00:00 UTC, as PostgreSQL has it: its last year has no number that counts from 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Moment(pub Micros);
 
@@ -29,8 +29,11 @@ impl Moment {
     }
 }
 
-/// Not much later, microseconds have no number.
-const LAST_YEAR: i64 = 290_000;
+/// That of PostgreSQL.
+const LAST_YEAR: i64 = 294_276;
+
+/// Days from 1970 to 2000.
+const EPOCH: i64 = 10_957;
 
 /// `YYYY-MM-DDTHH:MM[:SS[.ffffff]](Z|+HH[:MM])`
 fn moment(text: &str) -> Option<Moment> {
@@ -54,9 +57,12 @@ fn moment(text: &str) -> Option<Moment> {
         && hour < 24
         && minute < 60
         && second < 60;
-    let local =
-        (first + day - 1) * DAY + hour * HOUR + minute * MINUTE + second * SECOND + fraction;
-    fits.then_some(Moment(local - self::offset(offset)?))
+    let time = hour * HOUR + minute * MINUTE + second * SECOND + fraction;
+    let days = first + day - 1 - EPOCH;
+    let end = (first_of_month((LAST_YEAR + 1 - 1970) * 12) - EPOCH) * DAY;
+    fits.then(|| Some(days * DAY + time - self::offset(offset)?))?
+        .filter(|moment| *moment < end)
+        .map(Moment)
 }
 
 /// `Z`, `+HH` or `+HH:MM`, in microseconds.
@@ -90,7 +96,7 @@ impl std::fmt::Display for Moment {
         if *self == Moment::NEVER {
             return f.write_str("infinity");
         }
-        let (day, time) = (self.0.div_euclid(DAY), self.0.rem_euclid(DAY));
+        let (day, time) = (self.0.div_euclid(DAY) + EPOCH, self.0.rem_euclid(DAY));
         let (month, day) = month_of(day);
         let (year, month, day) = (1970 + month.div_euclid(12), month.rem_euclid(12) + 1, day + 1);
         let (hour, minute, second) = (time / HOUR, time / MINUTE % 60, time / SECOND % 60);
@@ -132,6 +138,9 @@ mod tests {
             ("2024-03-01T01:30+02:00", Some("2024-02-29T23:30:00Z")),
             ("2024-02-29T23:30:00-02:30", Some("2024-03-01T02:00:00Z")),
             ("12024-01-01T00:00:00+00:00", Some("12024-01-01T00:00:00Z")),
+            ("294276-12-31T23:59:59.999999Z", Some("294276-12-31T23:59:59.999999Z")),
+            ("294276-12-31T23:59:59-01", None),
+            ("294277-01-01T00:00:00Z", None),
             ("infinity", Some("infinity")),
             ("2024-02-30T00:00:00Z", None),
             ("2024-13-01T00:00:00Z", None),
@@ -153,7 +162,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_reads_as_the_same(micros in -62_000_000_000_000_000_i64..9_000_000_000_000_000_000) {
+        fn what_is_written_reads_as_the_same(micros in -63_000_000_000_000_000_i64..9_223_371_331_200_000_000) {
             let moment = Moment(micros);
             prop_assert_eq!(Moment::parse(&moment.to_string()), Ok(moment));
         }

@@ -106,10 +106,10 @@ fn limiter(name: &str, object: &Object<'_>, server: &dyn Server) -> Limiter {
         on_rollback: on_rollback.to_owned(),
         mode: mode.unwrap_or("enforce").to_owned(),
         max_concurrent: object.read("max_concurrent", |value| integer(value, 0)),
-        wait_timeout: object.read("wait_timeout", |value| length(value, 0)),
+        wait_timeout: object.read("wait_timeout", |value| length(value, 0, server)),
         ban_after: ban.and_then(|ban| ban.read("after", |value| integer(value, 1))),
-        ban_within: ban.and_then(|ban| ban.read("within", |value| length(value, 1))),
-        ban_for: ban.and_then(|ban| ban.read("for", |value| length(value, 1))),
+        ban_within: ban.and_then(|ban| ban.read("within", |value| length(value, 1, server))),
+        ban_for: ban.and_then(|ban| ban.read("for", |value| length(value, 1, server))),
         rules,
         overrides: overrides.unwrap_or_default(),
     };
@@ -199,8 +199,11 @@ fn action(object: &Object<'_>) -> Option<&'static str> {
 }
 
 /// An interval of so many microseconds at least.
-fn length(value: &Value, least: i128) -> Result<Text, String> {
+fn length(value: &Value, least: i128, server: &dyn Server) -> Result<Text, String> {
     let interval = interval::parse(text(value)?)?;
+    if interval == interval::INFINITY && !server.has_infinite_intervals() {
+        return Err("Before PostgreSQL 17 no interval is infinite.".to_owned());
+    }
     match interval.length() {
         length if length >= least => Ok(Text(interval)),
         _ if least == 0 => Err("It must not be negative.".to_owned()),

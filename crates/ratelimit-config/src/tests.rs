@@ -13,7 +13,7 @@ use crate::limiter::{Limiter, Override, Rule};
 /// A server with memory, two time zones, and a clock that stands still.
 struct Fake;
 
-const NOW: Moment = Moment(1_700_000_000_000_000);
+const NOW: Moment = Moment(753_315_200_000_000);
 
 impl Server for Fake {
     fn has_memory(&self) -> bool {
@@ -21,6 +21,9 @@ impl Server for Fake {
     }
     fn now(&self) -> Moment {
         NOW
+    }
+    fn has_infinite_intervals(&self) -> bool {
+        false
     }
     fn knows_time_zone(&self, name: &str) -> bool {
         ["Europe/Berlin", "Asia/Tokyo"].contains(&name)
@@ -95,6 +98,12 @@ fn what_is_long_is_told_in_short() {
     let document = json!({ "limiters": { "api": { "rates": "9".repeat(10_000) } } });
     let found = mistakes(&document.to_string());
     assert!(found[0].detail.len() < 200, "{}", found[0].detail);
+}
+
+#[test]
+fn an_infinite_interval_is_for_servers_that_know_it() {
+    let found = mistakes(r#"{"limiters": {"a": {"rates": "1/s", "wait_timeout": "infinity"}}}"#);
+    assert_eq!(found[0].path, "limiters.a.wait_timeout");
 }
 
 #[test]

@@ -14,7 +14,7 @@ SELECT * FROM rl_apply_config('{"limiters": {
     "login":   {"rates": "5 per 5 minutes", "algorithm": "sliding_log", "on_rollback": "keep",
                 "overrides": {"user:1": {"action": "deny", "expires_at": "2100-01-01T00:00:00Z", "reason": "abuse"},
                               "user:2": {"action": "limit", "quota": 10},
-                              "user:3": {"action": "allow"},
+                              "user:3": {"action": "allow", "expires_at": "294276-12-31T12:00:00Z"},
                               "user:4": {"action": "deny", "expires_at": "2020-01-01T00:00:00Z"}}}}}');
 SELECT jsonb_pretty(rl_export_config());
 RESET timezone;
