@@ -48,6 +48,11 @@ versions() {
 # Where setup puts a pgbouncer, with the libraries that it needs.
 pgbouncer=$target/tools/pgbouncer/pgbouncer
 
+# Where setup puts pgspot, and which one: it finds what a planted object could do to an SQL script.
+pgspot_version=0.9.4
+pglast_version=7.21
+pgspot=$target/tools/pgspot-$pgspot_version-$pglast_version
+
 # Sets what cargo needs to compile the extension for PostgreSQL $1.
 # Each version has its own target folder: switching versions in one costs minutes.
 use_pg() {

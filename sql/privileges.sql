@@ -14,7 +14,7 @@ BEGIN
             HINT = 'Create it with CREATE ROLE.';
     END IF;
     EXECUTE format('GRANT USAGE ON SCHEMA %s TO %s', '@extschema@'::regnamespace, role);
-    RETURN NEXT format('USAGE ON SCHEMA %s', '@extschema@'::regnamespace);
+    RETURN QUERY SELECT format('USAGE ON SCHEMA %s', '@extschema@'::regnamespace);
     FOR signature IN
         SELECT p.oid::regprocedure
           FROM pg_depend AS d
@@ -27,7 +27,7 @@ BEGIN
          ORDER BY p.proname
     LOOP
         EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %s', signature, role);
-        RETURN NEXT format('EXECUTE ON FUNCTION %s', signature);
+        RETURN QUERY SELECT format('EXECUTE ON FUNCTION %s', signature);
     END LOOP;
 END
 $$;
@@ -53,14 +53,14 @@ COMMENT ON FUNCTION rl_grant_admin IS 'lets a role use all functions of the exte
 -- PostgreSQL lets everybody execute new functions; anybody could then use up the limits of others.
 DO $$
 DECLARE
-    signature regprocedure;
+    signature pg_catalog.regprocedure;
 BEGIN
     FOR signature IN
-        SELECT d.objid::regprocedure
+        SELECT d.objid::pg_catalog.regprocedure
           FROM pg_catalog.pg_depend AS d
-         WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::regclass
+         WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass
            AND d.deptype OPERATOR(pg_catalog.=) 'e'
-           AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_extension'::regclass
+           AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_extension'::pg_catalog.regclass
            AND d.refobjid OPERATOR(pg_catalog.=) (
                SELECT e.oid FROM pg_catalog.pg_extension AS e WHERE e.extname OPERATOR(pg_catalog.=) 'ratelimit')
     LOOP

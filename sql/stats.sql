@@ -4,7 +4,7 @@ CREATE FUNCTION _rl_stat_limiter(id uuid, OUT allowed bigint, OUT denied bigint,
     LANGUAGE c VOLATILE PARALLEL RESTRICTED COST 100 AS 'MODULE_PATHNAME', '_rl_stat_limiter';
 COMMENT ON FUNCTION _rl_stat_limiter IS 'internal: what was counted of a limiter';
 
-CREATE VIEW rl_stat_limiters AS
+CREATE VIEW @extschema@.rl_stat_limiters AS
     SELECT l.name AS limiter, s.allowed, s.denied, s.refunded, s.waits, s.wait_time, s.timeouts, s.bans, s.shadow_denied,
            s.stats_reset, s.near_limit
       FROM @extschema@.rl_limiters AS l, LATERAL @extschema@._rl_stat_limiter(l.id) AS s;
@@ -30,4 +30,4 @@ CREATE FUNCTION rl_stat_reset()
     RETURNS void
     LANGUAGE c VOLATILE PARALLEL RESTRICTED COST 100 AS 'MODULE_PATHNAME', 'rl_stat_reset';
 COMMENT ON FUNCTION rl_stat_reset IS 'counts all limiters of this database from 0 again, and forgets which keys were denied';
-GRANT SELECT ON rl_stat_limiters TO pg_read_all_stats;
+GRANT SELECT ON @extschema@.rl_stat_limiters TO pg_read_all_stats;
