@@ -14,6 +14,7 @@ mod dump;
 mod durability;
 mod durable_leases;
 mod encodings;
+mod every_call;
 mod flood;
 mod folding;
 mod histories;
@@ -25,7 +26,9 @@ mod markdown;
 mod monitoring;
 mod oracle;
 mod parallel;
+mod planted;
 mod postgrest;
+mod privileges;
 mod purging;
 mod queue;
 mod random;
@@ -86,7 +89,9 @@ pub fn tests() -> Vec<FileTest> {
         lists::TESTS,
         monitoring::TESTS,
         parallel::TESTS,
+        planted::TESTS,
         postgrest::TESTS,
+        privileges::TESTS,
         purging::TESTS,
         read_only::TESTS,
         recipes::TESTS,
