@@ -51,6 +51,7 @@ mod transactions;
 mod unloaded;
 mod unloaded_leases;
 mod unloaded_slots;
+mod verdicts;
 mod waiting;
 mod worker;
 
@@ -110,6 +111,7 @@ pub fn tests() -> Vec<FileTest> {
         unloaded_leases::TESTS,
         unloaded_slots::TESTS,
         waiting::TESTS,
+        verdicts::TESTS,
         worker::TESTS,
     ];
     let named = lists

@@ -13,6 +13,7 @@ use crate::bed::{Bed, Database};
 pub const TESTS: &[Test] = &[
     ("a_role_without_a_grant_may_do_nothing", without_a_grant),
     ("a_role_with_usage_decides_and_looks_and_nothing_else", usage),
+    ("a_role_with_usage_may_use_the_schema", a_schema_of_its_own),
     ("a_role_with_admin_may_call_all_and_use_no_table", admin),
     ("a_role_that_reads_statistics_sees_them_and_nothing_else", statistics),
     ("a_role_with_usage_is_told_nothing_of_others", nothing_tells_of_others),
@@ -174,6 +175,19 @@ fn usage(bed: &Bed) -> Result<()> {
     session.batch_execute("GRANT EXECUTE ON FUNCTION rl_try_acquire TO PUBLIC")?;
     ensure!(!admin.ask::<bool>("SELECT has_function_privilege('pg_monitor', 'rl_try_acquire(text, text, bigint)', 'EXECUTE')")?);
     Ok(())
+}
+
+fn a_schema_of_its_own(bed: &Bed) -> Result<()> {
+    let (_database, mut admin, mut session) = database(bed, "role_schema")?;
+    admin.batch_execute(
+        "DROP EXTENSION ratelimit; CREATE SCHEMA \"Its own\"; CREATE EXTENSION ratelimit SCHEMA \"Its own\";
+         SELECT \"Its own\".rl_create_limiter('api', '1 per day')",
+    )?;
+    let call = "SELECT \"Its own\".rl_enforce('api', 'k')";
+    ensure_code(&session.refused(call)?, "42501")?;
+    admin.batch_execute("SELECT \"Its own\".rl_grant_usage('role_schema')")?;
+    session.batch_execute(call)?;
+    ensure_code(&session.refused(call)?, "PT429")
 }
 
 fn admin(bed: &Bed) -> Result<()> {
