@@ -393,11 +393,13 @@ impl Definition {
 
 /// How keys of a limiter are known: by all that tells it from any other that was ever created.
 pub fn hasher(tables: &Tables, id: &Id, secret: &Secret) -> KeyHasher {
-    let identity: [&[u8]; 3] = [
+    let identity: [&[u8]; 4] = [
         // SAFETY: a plain variable, set when the process connected to its database.
         &unsafe { pg_sys::MyDatabaseId }.to_u32().to_le_bytes(),
         &tables.limiters.to_u32().to_le_bytes(),
         id,
+        // Saved states of memory limiters have been known so since 0.1.0.
+        b"memory",
     ];
     KeyHasher::new(secret, &identity)
 }
