@@ -152,6 +152,10 @@ impl Definition {
             other => return Err(Error::enum_value("mode", other.as_bytes())),
         };
         let bans = ban_policy(&row)?;
+        // Nobody could end them.
+        if bans.is_some() && tables.bans == pg_sys::Oid::INVALID {
+            return Err(Error::outdated("ban_after"));
+        }
         let max_concurrent = row.max_concurrent.map(|slots| slots.try_into().unwrap_or(0));
         let is_plain = mode == Mode::Enforce && rules.len() == 1 && max_concurrent.is_none();
         Ok(Definition {

@@ -31,6 +31,7 @@ mod queue;
 mod random;
 mod read_only;
 mod recipes;
+mod releases;
 mod resets;
 mod rollback;
 mod ruin;
@@ -90,6 +91,7 @@ pub fn tests() -> Vec<FileTest> {
         purging::TESTS,
         read_only::TESTS,
         recipes::TESTS,
+        releases::TESTS,
         resets::TESTS,
         ruin::TESTS,
         saved::TESTS,
