@@ -49,6 +49,7 @@ mod transactions;
 mod unloaded;
 mod unloaded_leases;
 mod unloaded_slots;
+mod upgrade;
 mod waiting;
 mod worker;
 
@@ -106,6 +107,7 @@ pub fn tests() -> Vec<FileTest> {
         unloaded::TESTS,
         unloaded_leases::TESTS,
         unloaded_slots::TESTS,
+        upgrade::TESTS,
         waiting::TESTS,
         worker::TESTS,
     ];
