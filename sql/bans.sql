@@ -31,6 +31,7 @@ CREATE FUNCTION _rl_bans(OUT limiter uuid, OUT key text, OUT reason text, OUT au
     RETURNS SETOF record
     LANGUAGE c VOLATILE PARALLEL RESTRICTED COST 1000 AS 'MODULE_PATHNAME', '_rl_bans';
 COMMENT ON FUNCTION _rl_bans IS 'internal: the bans that shared memory holds for this database';
+GRANT EXECUTE ON FUNCTION _rl_bans() TO pg_read_all_stats;
 
 CREATE VIEW @extschema@.rl_bans AS
     SELECT l.name AS limiter, b.key, b.reason, b.automatic, b.since, b.expires_at

@@ -50,7 +50,8 @@ CREATE FUNCTION rl_grant_admin(role regrole) RETURNS SETOF text
     AS $$ SELECT @extschema@._rl_grant(role, NULL) $$;
 COMMENT ON FUNCTION rl_grant_admin IS 'lets a role use all functions of the extension, but for rl_stat_keys, which shows keys to pg_read_all_stats; returns what was granted';
 
--- PostgreSQL lets everybody execute new functions; anybody could then use up the limits of others.
+-- PostgreSQL lets everybody execute new functions; anybody could then use up the limits of others. What an update finds is left alone:
+-- a REVOKE in a script makes all that users granted by then the extension's own, which pg_dump leaves out.
 DO $$
 DECLARE
     signature pg_catalog.regprocedure;
@@ -58,14 +59,17 @@ BEGIN
     FOR signature IN
         SELECT d.objid::pg_catalog.regprocedure
           FROM pg_catalog.pg_depend AS d
+          LEFT JOIN pg_catalog.pg_init_privs AS i
+            ON i.classoid OPERATOR(pg_catalog.=) d.classid AND i.objoid OPERATOR(pg_catalog.=) d.objid
          WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass
            AND d.deptype OPERATOR(pg_catalog.=) 'e'
            AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_extension'::pg_catalog.regclass
            AND d.refobjid OPERATOR(pg_catalog.=) (
                SELECT e.oid FROM pg_catalog.pg_extension AS e WHERE e.extname OPERATOR(pg_catalog.=) 'ratelimit')
+           AND (i.initprivs IS NULL
+                OR EXISTS (SELECT FROM pg_catalog.aclexplode(i.initprivs) AS a WHERE a.grantee OPERATOR(pg_catalog.=) 0))
     LOOP
         EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', signature);
     END LOOP;
 END
 $$;
-GRANT EXECUTE ON FUNCTION _rl_slots(), _rl_bans(), _rl_stat_limiter(uuid), rl_stat_keys(text, integer), rl_info() TO pg_read_all_stats;

@@ -51,6 +51,7 @@ CREATE FUNCTION _rl_slots(OUT limiter uuid, OUT key text, OUT kind text, OUT pid
     RETURNS SETOF record
     LANGUAGE c VOLATILE PARALLEL RESTRICTED COST 100 AS 'MODULE_PATHNAME', '_rl_slots';
 COMMENT ON FUNCTION _rl_slots IS 'internal: the slots that are taken in this database';
+GRANT EXECUTE ON FUNCTION _rl_slots() TO pg_read_all_stats;
 
 CREATE VIEW @extschema@.rl_slots AS
     SELECT l.name AS limiter, s.key, s.kind, s.pid, s.token, s.since, s.expires_at

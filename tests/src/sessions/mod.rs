@@ -34,6 +34,7 @@ mod queue;
 mod random;
 mod read_only;
 mod recipes;
+mod releases;
 mod resets;
 mod rollback;
 mod ruin;
@@ -51,6 +52,7 @@ mod transactions;
 mod unloaded;
 mod unloaded_leases;
 mod unloaded_slots;
+mod upgrade;
 mod verdicts;
 mod waiting;
 mod worker;
@@ -96,6 +98,7 @@ pub fn tests() -> Vec<FileTest> {
         purging::TESTS,
         read_only::TESTS,
         recipes::TESTS,
+        releases::TESTS,
         resets::TESTS,
         ruin::TESTS,
         saved::TESTS,
@@ -110,8 +113,9 @@ pub fn tests() -> Vec<FileTest> {
         unloaded::TESTS,
         unloaded_leases::TESTS,
         unloaded_slots::TESTS,
-        waiting::TESTS,
+        upgrade::TESTS,
         verdicts::TESTS,
+        waiting::TESTS,
         worker::TESTS,
     ];
     let named = lists
