@@ -110,8 +110,8 @@ pub fn tests() -> Vec<FileTest> {
         unloaded::TESTS,
         unloaded_leases::TESTS,
         unloaded_slots::TESTS,
-        waiting::TESTS,
         verdicts::TESTS,
+        waiting::TESTS,
         worker::TESTS,
     ];
     let named = lists
