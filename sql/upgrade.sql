@@ -17,6 +17,13 @@ UPDATE @extschema@.rl_limiters SET name = name WHERE false;
 
 -- What has changed since:
 
+-- The same with operators of one schema only.
+ALTER TABLE @extschema@.rl_limiters
+    DROP CONSTRAINT rl_limiters_name_check,
+    ADD CONSTRAINT rl_limiters_name_check
+        CHECK (pg_catalog.octet_length(name) OPERATOR(pg_catalog.>=) 1 AND pg_catalog.octet_length(name) OPERATOR(pg_catalog.<=) 63
+               AND name OPERATOR(pg_catalog.!~) '[[:cntrl:]]');
+
 -- create overrides.sql
 
 -- create bans.sql
