@@ -3,7 +3,7 @@
 //! Those of memory limiters are in shared memory: they act at once, and stay whatever becomes of the transaction. Those of durable limiters
 //! are rows, and come and go with the transaction.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys::{self, Datum};
@@ -17,6 +17,9 @@ use crate::encoding;
 use crate::error::{Error, Result};
 use crate::house;
 use crate::shmem::Header;
+
+/// The bans of durable limiters.
+pub const TABLE: &CStr = c"rl_durable_bans";
 
 /// A ban that is to be.
 #[derive(Clone, Copy, Default)]
@@ -136,9 +139,12 @@ fn delete(header: &'static Header, limiter: &Definition, text: &[u8]) -> Result<
 }
 
 /// Removes at most so many bans of durable limiters that have ended; says how many.
-pub fn purge(header: &'static Header, most: usize) -> Result<usize> {
+pub fn purge(header: &'static Header, extension: &Extension, most: usize) -> Result<usize> {
     const COMMAND: &str = "DELETE FROM {}.rl_durable_bans WHERE ctid OPERATOR(pg_catalog.=) ANY (ARRAY(\
          SELECT ctid FROM {}.rl_durable_bans WHERE expires_at OPERATOR(pg_catalog.<=) $1 LIMIT $2 FOR UPDATE SKIP LOCKED))";
+    if !extension.has_table(TABLE) {
+        return Ok(0);
+    }
     let rows = run(
         COMMAND,
         &[
@@ -151,9 +157,9 @@ pub fn purge(header: &'static Header, most: usize) -> Result<usize> {
 
 /// Runs a command on the table, as the extension's owner; says how many rows it wrote.
 fn run(command: &str, arguments: &[(Option<Datum>, pg_sys::Oid)]) -> Result<u64> {
-    let missing = || Error::foreign_table("rl_durable_bans");
+    let missing = || Error::foreign_table(&TABLE.to_string_lossy());
     let extension = Extension::find().ok_or_else(missing)?;
-    extension.table(c"rl_durable_bans")?;
+    extension.table(TABLE)?;
     let parts: Vec<_> = command.split("{}").map(str::as_bytes).collect();
     let command = CString::new(parts.join(extension.quoted_schema())).unwrap_or_default();
     // SAFETY: the callers give each argument the type that it has.
