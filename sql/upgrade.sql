@@ -34,14 +34,14 @@ UPDATE @extschema@.rl_limiters SET name = name WHERE false;
 -- What GRANT would do, but that in a script it makes all that users granted by then the extension's own, which pg_dump leaves out. Of a
 -- role that comes with PostgreSQL no dependency is recorded.
 WITH granted AS (
-    SELECT p.oid, pg_catalog.makeaclitem('pg_read_all_stats'::regrole, p.proowner, 'EXECUTE', false) AS item
+    SELECT p.oid, pg_catalog.makeaclitem('pg_read_all_stats'::pg_catalog.regrole, p.proowner, 'EXECUTE', false) AS item
       FROM pg_catalog.pg_proc AS p
-     WHERE p.oid OPERATOR(pg_catalog.=) '@extschema@.rl_info()'::regprocedure
+     WHERE p.oid OPERATOR(pg_catalog.=) '@extschema@.rl_info()'::pg_catalog.regprocedure
 ), recorded AS (
     UPDATE pg_catalog.pg_init_privs AS i
        SET initprivs = i.initprivs OPERATOR(pg_catalog.||) granted.item
       FROM granted
-     WHERE i.classoid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::regclass AND i.objoid OPERATOR(pg_catalog.=) granted.oid
+     WHERE i.classoid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass AND i.objoid OPERATOR(pg_catalog.=) granted.oid
 )
 UPDATE pg_catalog.pg_proc AS p
    SET proacl = p.proacl OPERATOR(pg_catalog.||) granted.item
