@@ -30,14 +30,8 @@ pub enum Fold {
 }
 
 /// The tables that it reads or writes.
-const TABLES: [&CStr; 6] = [
-    c"rl_limiters",
-    c"rl_rules",
-    c"rl_counts",
-    c"rl_ledger_0",
-    c"rl_ledger_1",
-    c"rl_leases",
-];
+const TABLES: [&CStr; 6] =
+    [c"rl_limiters", c"rl_rules", c"rl_counts", c"rl_ledger_0", c"rl_ledger_1", c"rl_leases"];
 /// The same, but that version 0.1.0 did not have them.
 const LISTS: [&CStr; 2] = [c"rl_overrides", bans::TABLE];
 

@@ -79,7 +79,7 @@ const FACTS: &str = "
       FROM relations AS r JOIN pg_attribute AS a ON a.attrelid = r.oid AND a.attnum > 0
       LEFT JOIN pg_attrdef AS d ON d.adrelid = r.oid AND d.adnum = a.attnum
     UNION ALL
-    SELECT concat_ws(' ', name, 'constraint', c.conname, c.convalidated, pg_get_constraintdef(c.oid))
+    SELECT concat_ws(' ', name, 'constraint', c.conname, c.convalidated, pg_get_constraintdef(c.oid, true))
       FROM relations AS r JOIN pg_constraint AS c ON c.conrelid = r.oid
     UNION ALL
     SELECT concat_ws(' ', pg_get_indexdef(i.indexrelid), i.indisvalid, c.reloptions)
