@@ -25,7 +25,8 @@ impl Bed {
 
     /// A server for one test alone, such as one that stops the server or needs other settings.
     pub fn private(&self) -> Builder {
-        Server::builder(&self.tree).copy_of(&self.cluster)
+        // A statement that hangs is to be a failure.
+        Server::builder(&self.tree).copy_of(&self.cluster).setting("statement_timeout", "5min")
     }
 
     /// The server that tests share.
