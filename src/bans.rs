@@ -40,7 +40,18 @@ pub fn ban(
         return write(header, limiter, text, sentence);
     }
     let now = header.clock.now().steady;
-    let ban = Ban {
+    header.lists.mark(limiter.lists.place, limiter.list_key(text));
+    let ban = in_memory(limiter, text, sentence, now);
+    header.table().ban(limiter.key(text), &ban, now).map_err(|_| Error::full())
+}
+
+fn in_memory<'a>(
+    limiter: &Definition,
+    text: &'a [u8],
+    sentence: Sentence<'a>,
+    now: Micros,
+) -> Ban<'a> {
+    Ban {
         // SAFETY: a plain variable, set when the process connected to its database.
         database: unsafe { pg_sys::MyDatabaseId }.to_u32(),
         limiter: limiter.id(),
@@ -50,9 +61,7 @@ pub fn ban(
         automatic: sentence.automatic,
         since: now,
         until: sentence.duration.map(|duration| now.saturating_add(duration)),
-    };
-    header.lists.mark(limiter.lists.place, limiter.list_key(text));
-    header.table().ban(limiter.key(text), &ban, now).map_err(|_| Error::full())
+    }
 }
 
 /// Ends the ban of a key; says whether there was one.
@@ -63,12 +72,16 @@ pub fn unban(header: &'static Header, limiter: &Definition, text: &[u8]) -> Resu
     Ok(header.table().unban(limiter.key(text), header.clock.now().steady))
 }
 
-/// Counts that a key was refused, and bans it when that was once too often.
+/// Counts that a key was refused, and bans it when that was once too often. A ban that somebody has made meanwhile stays as it is.
 #[cold]
 pub fn denied(header: &'static Header, limiter: &Definition, text: &[u8], key: Key) -> Result<()> {
     let Some(policy) = limiter.bans() else { return Ok(()) };
+    let (table, table_key, now) = (header.table(), limiter.table_key(key), header.clock.now());
+    // As the call began it was not; but calls may wait.
+    if table.banned(table_key, now.steady).is_some() {
+        return Ok(());
+    }
     let request = limiter.denial(policy, key);
-    let (table, now) = (header.table(), header.clock.now());
     // Where there is no room to count, there is none for a ban.
     let Ok(counted) = table.decide(&[request], now, Operation::Take, None) else { return Ok(()) };
     // SAFETY: reads a variable. Nothing can be written while workers run: then the next denial will be the one.
@@ -77,11 +90,19 @@ pub fn denied(header: &'static Header, limiter: &Definition, text: &[u8], key: K
         return Ok(());
     }
     let sentence = Sentence { duration: policy.duration, automatic: true, ..Sentence::default() };
-    let banned = ban(header, limiter, text, sentence);
     if limiter.stake() == Stake::Durable {
-        banned?;
+        ban(header, limiter, text, sentence)?;
+    } else {
+        header.lists.mark(limiter.lists.place, key);
+        let ban = in_memory(limiter, text, sentence, now.steady);
+        match table.ban_anew(table_key, &ban, now.steady) {
+            Ok(true) => limiter.stats().banned(),
+            Ok(false) => {}
+            // The next denial tries again.
+            Err(_) => return Ok(()),
+        }
     }
-    table.reset(limiter.table_key(key), std::iter::once(DENIALS), now.steady);
+    table.reset(table_key, std::iter::once(DENIALS), now.steady);
     Ok(())
 }
 

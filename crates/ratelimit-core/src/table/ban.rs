@@ -5,7 +5,7 @@
 
 use alloc::vec::Vec;
 
-use super::cell::{Cell, Key};
+use super::cell::{Cell, Key, Locked};
 use super::{rule_key, Full, Host, Record, Table, BAN};
 use crate::rule::BAN_KIND;
 use crate::time::Micros;
@@ -59,6 +59,11 @@ impl Ban<'_> {
     }
 }
 
+/// When the ban in a cell ends, if there is one that has not.
+fn ban_end(cell: &Locked<'_>, now: Micros) -> Option<Micros> {
+    (cell.kind() == BAN_KIND && cell.open() > now).then(|| cell.open())
+}
+
 fn halves(id: [u8; 16]) -> [u64; 2] {
     let id = u128::from_le_bytes(id);
     [id as u64, (id >> 64) as u64]
@@ -90,6 +95,21 @@ fn read(words: &[u64], until: Micros, show: impl FnOnce(&Ban<'_>)) -> Option<()>
 impl<'t, H: Host> Table<'t, H> {
     /// Bans a key, in place of an earlier ban of it. There may be no room for it.
     pub fn ban(&self, key: Key, ban: &Ban<'_>, now: Micros) -> Result<(), Full> {
+        self.put_ban(key, ban, now, |_| true).map(|_| ())
+    }
+
+    /// Bans a key unless it is banned already; says whether it was not. There may be no room for it.
+    pub fn ban_anew(&self, key: Key, ban: &Ban<'_>, now: Micros) -> Result<bool, Full> {
+        self.put_ban(key, ban, now, |cell| ban_end(cell, now).is_none())
+    }
+
+    fn put_ban(
+        &self,
+        key: Key,
+        ban: &Ban<'_>,
+        now: Micros,
+        accept: impl Fn(&Locked<'_>) -> bool,
+    ) -> Result<bool, Full> {
         let words = ban.words();
         let until = ban.until.unwrap_or(Micros::MAX);
         let record = Record {
@@ -103,14 +123,13 @@ impl<'t, H: Host> Table<'t, H> {
             words: [words.len() as u64, 0, 0],
             times: &words,
         };
-        self.install(&record, now, |_| true).map(|_| ())
+        self.install(&record, now, accept)
     }
 
     /// Until when a key is banned, if it is: `Micros::MAX` for ever.
     #[inline]
     pub fn banned(&self, key: Key, now: Micros) -> Option<Micros> {
-        let cell = self.find(rule_key(key, BAN))?;
-        (cell.kind() == BAN_KIND && cell.open() > now).then(|| cell.open())
+        ban_end(&self.find(rule_key(key, BAN))?, now)
     }
 
     /// Whether a key may be banned, at the price of a look at the cells where it would say so.
@@ -123,7 +142,7 @@ impl<'t, H: Host> Table<'t, H> {
     /// Ends the ban of a key; says whether there was one.
     pub fn unban(&self, key: Key, now: Micros) -> bool {
         let Some(mut cell) = self.find(rule_key(key, BAN)) else { return false };
-        let banned = cell.kind() == BAN_KIND && cell.open() > now;
+        let banned = ban_end(&cell, now).is_some();
         self.forget(&mut cell);
         banned
     }

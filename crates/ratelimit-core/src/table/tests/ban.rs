@@ -67,6 +67,23 @@ fn all_of_a_ban_is_shown_and_can_be_replaced() {
 }
 
 #[test]
+fn a_ban_that_holds_is_kept_from_a_new_one() {
+    let memory = Memory::new(100);
+    let table = memory.table();
+    let until = START.plus(SECOND).steady;
+    let brief = ban("brief", Some(until));
+    assert_eq!(table.ban_anew(key(1), &brief, START.steady), Ok(true));
+    assert_eq!(table.ban_anew(key(1), &ban("long", None), until - 1), Ok(false));
+    assert_eq!(table.banned(key(1), START.steady), Some(until));
+    assert_eq!(
+        table.ban_anew(key(1), &ban("long", None), until),
+        Ok(true),
+        "the first one has ended"
+    );
+    assert_eq!(table.banned(key(1), until), Some(Micros::MAX));
+}
+
+#[test]
 fn an_unbanned_key_is_free_at_once() {
     let memory = Memory::new(100);
     let table = memory.table();
