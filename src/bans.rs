@@ -3,19 +3,17 @@
 //! Those of memory limiters are in shared memory: they act at once, and stay whatever becomes of the transaction. Those of durable limiters
 //! are rows, and come and go with the transaction.
 
-use std::ffi::CString;
+mod rows;
 
-use pgrx::datum::DatumWithOid;
-use pgrx::pg_sys::{self, Datum};
-use pgrx::prelude::Spi;
+use pgrx::pg_sys;
 use ratelimit_core::table::{Ban, Key, DENIALS, MAX_BAN_TEXT};
 use ratelimit_core::{Micros, Operation};
 
-use crate::catalog::{Definition, Extension, Stake};
-use crate::datum::EPOCHS;
+pub use rows::purge;
+
+use crate::catalog::{Definition, Stake};
 use crate::encoding;
 use crate::error::{Error, Result};
-use crate::house;
 use crate::shmem::Header;
 
 /// A ban that is to be.
@@ -24,8 +22,6 @@ pub struct Sentence<'a> {
     /// For how long; `None` for ever.
     pub duration: Option<Micros>,
     pub reason: Option<&'a [u8]>,
-    /// Whether nobody decided it.
-    pub automatic: bool,
 }
 
 /// Bans a key, in place of an earlier ban of it.
@@ -37,11 +33,11 @@ pub fn ban(
 ) -> Result<()> {
     limiter.stats().banned();
     if limiter.stake() == Stake::Durable {
-        return write(header, limiter, text, sentence);
+        return rows::write(header, limiter, text, sentence);
     }
     let now = header.clock.now().steady;
     header.lists.mark(limiter.lists.place, limiter.list_key(text));
-    let ban = in_memory(limiter, text, sentence, now);
+    let ban = in_memory(limiter, text, sentence, false, now);
     header.table().ban(limiter.key(text), &ban, now).map_err(|_| Error::full())
 }
 
@@ -49,6 +45,7 @@ fn in_memory<'a>(
     limiter: &Definition,
     text: &'a [u8],
     sentence: Sentence<'a>,
+    automatic: bool,
     now: Micros,
 ) -> Ban<'a> {
     Ban {
@@ -58,7 +55,7 @@ fn in_memory<'a>(
         tag: limiter.tag(),
         text: encoding::clip(text, MAX_BAN_TEXT),
         reason: sentence.reason.map(|reason| encoding::clip(reason, MAX_BAN_TEXT)),
-        automatic: sentence.automatic,
+        automatic,
         since: now,
         until: sentence.duration.map(|duration| now.saturating_add(duration)),
     }
@@ -67,7 +64,7 @@ fn in_memory<'a>(
 /// Ends the ban of a key; says whether there was one.
 pub fn unban(header: &'static Header, limiter: &Definition, text: &[u8]) -> Result<bool> {
     if limiter.stake() == Stake::Durable {
-        return delete(header, limiter, text);
+        return rows::delete(header, limiter, text);
     }
     Ok(header.table().unban(limiter.key(text), header.clock.now().steady))
 }
@@ -89,20 +86,19 @@ pub fn denied(header: &'static Header, limiter: &Definition, text: &[u8], key: K
     if counted.allowed && counted.remaining > 0 || !can_write() {
         return Ok(());
     }
-    let sentence = Sentence { duration: policy.duration, automatic: true, ..Sentence::default() };
-    if limiter.stake() == Stake::Durable {
-        ban(header, limiter, text, sentence)?;
+    let banned = if limiter.stake() == Stake::Durable {
+        rows::write_unless_banned(header, limiter, text, policy.duration)?
     } else {
         header.lists.mark(limiter.lists.place, key);
-        let ban = in_memory(limiter, text, sentence, now.steady);
-        match table.ban_anew(table_key, &ban, now.steady) {
-            Ok(true) => limiter.stats().banned(),
-            Ok(false) => {}
-            // The next denial tries again.
-            Err(_) => return Ok(()),
-        }
+        let sentence = Sentence { duration: policy.duration, reason: None };
+        let ban = in_memory(limiter, text, sentence, true, now.steady);
+        // If somebody else was quicker it is banned, too. Where there is no room the next denial tries again.
+        table.ban_anew(table_key, &ban, now.steady).is_ok_and(|anew| anew)
+    };
+    if banned {
+        limiter.stats().banned();
+        table.reset(table_key, std::iter::once(DENIALS), now.steady);
     }
-    table.reset(table_key, std::iter::once(DENIALS), now.steady);
     Ok(())
 }
 
@@ -115,78 +111,4 @@ pub fn all(header: &'static Header, mut show: impl FnMut(&Ban<'_>)) {
             show(ban);
         }
     });
-}
-
-fn write(
-    header: &'static Header,
-    limiter: &Definition,
-    text: &[u8],
-    sentence: Sentence<'_>,
-) -> Result<()> {
-    const COMMAND: &str = "INSERT INTO {}.rl_durable_bans (limiter, key, reason, automatic, since, expires_at) \
-         VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT ON CONSTRAINT rl_durable_bans_pkey DO UPDATE SET \
-         reason = excluded.reason, automatic = excluded.automatic, since = excluded.since, expires_at = excluded.expires_at";
-    let now = header.clock.stopped().wall - EPOCHS;
-    let ends = sentence.duration.map(|duration| Datum::from(now.saturating_add(duration)));
-    run(
-        COMMAND,
-        &[
-            (Some(crate::datum::text(limiter.bytes())), pg_sys::TEXTOID),
-            (Some(crate::datum::text(text)), pg_sys::TEXTOID),
-            (sentence.reason.map(crate::datum::text), pg_sys::TEXTOID),
-            (Some(Datum::from(sentence.automatic)), pg_sys::BOOLOID),
-            (Some(Datum::from(now)), pg_sys::TIMESTAMPTZOID),
-            (ends, pg_sys::TIMESTAMPTZOID),
-        ],
-    )
-    .map(|_| ())
-}
-
-fn delete(header: &'static Header, limiter: &Definition, text: &[u8]) -> Result<bool> {
-    const COMMAND: &str = "DELETE FROM {}.rl_durable_bans WHERE limiter OPERATOR(pg_catalog.=) $1 \
-         AND key OPERATOR(pg_catalog.=) $2 AND (expires_at IS NULL OR expires_at OPERATOR(pg_catalog.>) $3)";
-    let rows = run(
-        COMMAND,
-        &[
-            (Some(crate::datum::text(limiter.bytes())), pg_sys::TEXTOID),
-            (Some(crate::datum::text(text)), pg_sys::TEXTOID),
-            (Some(Datum::from(header.clock.stopped().wall - EPOCHS)), pg_sys::TIMESTAMPTZOID),
-        ],
-    )?;
-    Ok(rows > 0)
-}
-
-/// Removes at most so many bans of durable limiters that have ended; says how many.
-pub fn purge(header: &'static Header, most: usize) -> Result<usize> {
-    const COMMAND: &str = "DELETE FROM {}.rl_durable_bans WHERE ctid OPERATOR(pg_catalog.=) ANY (ARRAY(\
-         SELECT ctid FROM {}.rl_durable_bans WHERE expires_at OPERATOR(pg_catalog.<=) $1 LIMIT $2 FOR UPDATE SKIP LOCKED))";
-    let rows = run(
-        COMMAND,
-        &[
-            (Some(Datum::from(header.clock.stopped().wall - EPOCHS)), pg_sys::TIMESTAMPTZOID),
-            (Some(Datum::from(i64::try_from(most).unwrap_or(i64::MAX))), pg_sys::INT8OID),
-        ],
-    )?;
-    Ok(usize::try_from(rows).unwrap_or(usize::MAX))
-}
-
-/// Runs a command on the table, as the extension's owner; says how many rows it wrote.
-fn run(command: &str, arguments: &[(Option<Datum>, pg_sys::Oid)]) -> Result<u64> {
-    let missing = || Error::foreign_table("rl_durable_bans");
-    let extension = Extension::find().ok_or_else(missing)?;
-    extension.table(c"rl_durable_bans")?;
-    let parts: Vec<_> = command.split("{}").map(str::as_bytes).collect();
-    let command = CString::new(parts.join(extension.quoted_schema())).unwrap_or_default();
-    // SAFETY: the callers give each argument the type that it has.
-    let argument = |(datum, oid): &(Option<Datum>, pg_sys::Oid)| unsafe {
-        datum.map_or_else(|| DatumWithOid::null_oid(*oid), |datum| DatumWithOid::new(datum, *oid))
-    };
-    let arguments: Vec<_> = arguments.iter().map(argument).collect();
-    house::as_owner(&extension, || {
-        Spi::connect_mut(|client| {
-            let written = client.update(&*command, None, &arguments)?;
-            Ok::<_, pgrx::spi::Error>(written.len() as u64)
-        })
-    })
-    .map_err(|error| Error::internal(&error.to_string()))
 }

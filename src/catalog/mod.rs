@@ -23,7 +23,9 @@ pub use check::name_flaw;
 pub use definition::{hasher, DefinedRule, Definition, Lists, Mode, Stake};
 pub use durable::{durable_rules, DurableRules};
 pub use extension::Extension;
-pub use scan::{ban_of, enum_label, limiter as limiter_row, listed_keys, override_of, Id, Tables};
+pub use scan::{
+    ban_of, coming_ban_of, enum_label, limiter as limiter_row, listed_keys, override_of, Id, Tables,
+};
 
 use crate::backend::BackendCell;
 use crate::error::{Error, Result};
