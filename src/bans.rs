@@ -3,12 +3,14 @@
 //! Those of memory limiters are in shared memory: they act at once, and stay whatever becomes of the transaction. Those of durable limiters
 //! are rows, and come and go with the transaction.
 
+mod open;
 mod rows;
 
 use pgrx::pg_sys;
-use ratelimit_core::table::{Ban, Key, DENIALS, MAX_BAN_TEXT};
+use ratelimit_core::table::{Ban, Key, MAX_BAN_TEXT};
 use ratelimit_core::{Micros, Operation};
 
+pub use open::install;
 pub use rows::purge;
 
 use crate::catalog::{Definition, Stake};
@@ -31,14 +33,17 @@ pub fn ban(
     text: &[u8],
     sentence: Sentence<'_>,
 ) -> Result<()> {
-    limiter.stats().banned();
     if limiter.stake() == Stake::Durable {
-        return rows::write(header, limiter, text, sentence);
+        rows::write(header, limiter, text, sentence)?;
+        open::add(header, limiter.stats(), limiter.key(text));
+        return Ok(());
     }
     let now = header.clock.now().steady;
     header.lists.mark(limiter.lists.place, limiter.list_key(text));
     let ban = in_memory(limiter, text, sentence, false, now);
-    header.table().ban(limiter.key(text), &ban, now).map_err(|_| Error::full())
+    header.table().ban(limiter.key(text), &ban, now).map_err(|_| Error::full())?;
+    limiter.stats().banned();
+    Ok(())
 }
 
 fn in_memory<'a>(
@@ -69,35 +74,44 @@ pub fn unban(header: &'static Header, limiter: &Definition, text: &[u8]) -> Resu
     Ok(header.table().unban(limiter.key(text), header.clock.now().steady))
 }
 
-/// Counts that a key was refused, and bans it when that was once too often. A ban that somebody has made meanwhile stays as it is.
+/// Counts that a key was refused, and bans it when that was once too often. A ban that somebody has made meanwhile stays as it is. Where the
+/// refusal `raises` an error no row is written for nothing.
 #[cold]
-pub fn denied(header: &'static Header, limiter: &Definition, text: &[u8], key: Key) -> Result<()> {
+pub fn denied(
+    header: &'static Header,
+    limiter: &Definition,
+    text: &[u8],
+    key: Key,
+    raises: bool,
+) -> Result<()> {
     let Some(policy) = limiter.bans() else { return Ok(()) };
     let (table, table_key, now) = (header.table(), limiter.table_key(key), header.clock.now());
     // As the call began it was not; but calls may wait.
     if table.banned(table_key, now.steady).is_some() {
         return Ok(());
     }
+    open::begin_afresh(table_key);
     let request = limiter.denial(policy, key);
     // Where there is no room to count, there is none for a ban.
     let Ok(counted) = table.decide(&[request], now, Operation::Take, None) else { return Ok(()) };
     // SAFETY: reads a variable. Nothing can be written while workers run: then the next denial will be the one.
-    let can_write = || limiter.stake() != Stake::Durable || !unsafe { pg_sys::IsInParallelMode() };
-    if counted.allowed && counted.remaining > 0 || !can_write() {
+    let can_write = || !raises && !unsafe { pg_sys::IsInParallelMode() };
+    if counted.allowed && counted.remaining > 0 {
         return Ok(());
     }
-    let banned = if limiter.stake() == Stake::Durable {
-        rows::write_unless_banned(header, limiter, text, policy.duration)?
-    } else {
-        header.lists.mark(limiter.lists.place, key);
-        let sentence = Sentence { duration: policy.duration, reason: None };
-        let ban = in_memory(limiter, text, sentence, true, now.steady);
-        // If somebody else was quicker it is banned, too. Where there is no room the next denial tries again.
-        table.ban_anew(table_key, &ban, now.steady).is_ok_and(|anew| anew)
-    };
-    if banned {
+    if limiter.stake() == Stake::Durable {
+        if can_write() && rows::write_unless_banned(header, limiter, text, policy.duration)? {
+            open::add(header, limiter.stats(), table_key);
+        }
+        return Ok(());
+    }
+    header.lists.mark(limiter.lists.place, key);
+    let sentence = Sentence { duration: policy.duration, reason: None };
+    let ban = in_memory(limiter, text, sentence, true, now.steady);
+    // If somebody else was quicker it is banned, too. Where there is no room the next denial tries again.
+    if table.ban_anew(table_key, &ban, now.steady) == Ok(true) {
         limiter.stats().banned();
-        table.reset(table_key, std::iter::once(DENIALS), now.steady);
+        open::forget_denials(header, table_key);
     }
     Ok(())
 }

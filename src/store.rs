@@ -34,6 +34,8 @@ use crate::transaction;
 pub struct Store {
     header: &'static Header,
     function: pg_sys::Oid,
+    /// Whether a denial is going to raise an error, which rolls back what is written for it.
+    raises: bool,
 }
 
 impl Store {
@@ -45,7 +47,12 @@ impl Store {
             return Err(Error::parallel_worker());
         }
         let header = shmem::get()?.unwrap_or_else(shmem::private);
-        Ok(Store { header, function: call.function() })
+        Ok(Store { header, function: call.function(), raises: false })
+    }
+
+    /// The same for calls that raise an error where they are denied.
+    pub fn raising(self) -> Self {
+        Store { raises: true, ..self }
     }
 
     pub fn header(&self) -> &'static Header {
@@ -140,7 +147,7 @@ impl Store {
             && limiter.bans().is_some()
             && (1..=request.rule.capacity()).contains(&cost)
         {
-            bans::denied(self.header, limiter, key, listed)?;
+            bans::denied(self.header, limiter, key, listed, self.raises)?;
         }
         Ok(brief.allowed)
     }
@@ -223,7 +230,7 @@ impl Store {
     fn count_denial(&self, asked: &Asked<'_>, request: usize) -> Result<()> {
         match asked.whom(request) {
             Some((limiter, key)) if limiter.bans().is_some() => {
-                bans::denied(self.header, limiter, key, limiter.list_key(key))
+                bans::denied(self.header, limiter, key, limiter.list_key(key), self.raises)
             }
             _ => Ok(()),
         }
