@@ -2,7 +2,6 @@
 
 use std::ffi::CString;
 
-use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys::{self, Datum};
 use pgrx::prelude::Spi;
 use ratelimit_core::Micros;
@@ -96,22 +95,33 @@ pub fn purge(header: &'static Header, most: usize) -> Result<usize> {
     Ok(usize::try_from(rows).unwrap_or(usize::MAX))
 }
 
-/// Runs a command on the table, as the extension's owner; says how many rows it wrote.
+/// Runs a command on the table, as the extension's owner; says how many rows it wrote or showed. It sees what is there by now, whatever the
+/// transaction's snapshot: calls obey that.
 fn run(command: &str, arguments: &[(Option<Datum>, pg_sys::Oid)]) -> Result<u64> {
     let missing = || Error::foreign_table("rl_durable_bans");
     let extension = Extension::find().ok_or_else(missing)?;
     extension.table(c"rl_durable_bans")?;
     let parts: Vec<_> = command.split("{}").map(str::as_bytes).collect();
     let command = CString::new(parts.join(extension.quoted_schema())).unwrap_or_default();
-    // SAFETY: the callers give each argument the type that it has.
-    let argument = |(datum, oid): &(Option<Datum>, pg_sys::Oid)| unsafe {
-        datum.map_or_else(|| DatumWithOid::null_oid(*oid), |datum| DatumWithOid::new(datum, *oid))
-    };
-    let arguments: Vec<_> = arguments.iter().map(argument).collect();
+    let mut types: Vec<_> = arguments.iter().map(|(_, oid)| *oid).collect();
+    let mut values: Vec<_> =
+        arguments.iter().map(|(datum, _)| datum.unwrap_or(Datum::null())).collect();
+    let null = |(datum, _): &(Option<Datum>, _)| if datum.is_some() { b' ' } else { b'n' };
+    let nulls: Vec<_> = arguments.iter().map(|argument| null(argument).cast_signed()).collect();
     house::as_owner(&extension, || {
-        Spi::connect_mut(|client| {
-            let written = client.update(&*command, None, &arguments)?;
-            Ok::<_, pgrx::spi::Error>(written.len() as u64)
+        Spi::connect_mut(|_| {
+            // SAFETY: connected; the callers give each argument the type that it has. The plan and the snapshot go with the connection.
+            let (code, rows) = unsafe {
+                let count = types.len() as i32;
+                let plan = pg_sys::SPI_prepare(command.as_ptr(), count, types.as_mut_ptr());
+                let latest = pg_sys::GetLatestSnapshot();
+                let (values, nulls, none) =
+                    (values.as_mut_ptr(), nulls.as_ptr(), std::ptr::null_mut());
+                let code =
+                    pg_sys::SPI_execute_snapshot(plan, values, nulls, latest, none, false, true, 0);
+                (code, pg_sys::SPI_processed)
+            };
+            Spi::check_status(code).map(|_| rows)
         })
     })
     .map_err(|error| Error::internal(&error.to_string()))
