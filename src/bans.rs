@@ -10,7 +10,7 @@ use pgrx::pg_sys;
 use ratelimit_core::table::{Ban, Key, MAX_BAN_TEXT};
 use ratelimit_core::{Micros, Operation};
 
-pub use open::install;
+pub use open::{forget_denials, install};
 pub use rows::purge;
 
 use crate::catalog::{Definition, Stake};
@@ -26,7 +26,7 @@ pub struct Sentence<'a> {
     pub reason: Option<&'a [u8]>,
 }
 
-/// Bans a key, in place of an earlier ban of it.
+/// Bans a key, in place of an earlier ban of it. After it counting denials starts afresh.
 pub fn ban(
     header: &'static Header,
     limiter: &Definition,
@@ -43,6 +43,7 @@ pub fn ban(
     let ban = in_memory(limiter, text, sentence, false, now);
     header.table().ban(limiter.key(text), &ban, now).map_err(|_| Error::full())?;
     limiter.stats().banned();
+    forget_denials(header, limiter.key(text));
     Ok(())
 }
 
@@ -111,7 +112,7 @@ pub fn denied(
     // If somebody else was quicker it is banned, too. Where there is no room the next denial tries again.
     if table.ban_anew(table_key, &ban, now.steady) == Ok(true) {
         limiter.stats().banned();
-        open::forget_denials(header, table_key);
+        forget_denials(header, table_key);
     }
     Ok(())
 }

@@ -13,7 +13,7 @@ mod wait;
 use std::rc::Rc;
 
 use pgrx::pg_sys;
-use ratelimit_core::table::{Cell, OnFull, Request, DENIALS};
+use ratelimit_core::table::{Cell, OnFull, Request};
 use ratelimit_core::{Brief, Decision, Now, Operation, Reason, Receipts, Rule};
 
 pub use asked::Asked;
@@ -376,11 +376,11 @@ impl Store {
 
     /// Forgets what a key has used; says whether it had used anything. A durable key forgets when the transaction commits.
     pub fn reset(&self, limiter: &Definition, key: &[u8]) -> Result<bool> {
-        let table = self.header.table();
+        let (table, table_key) = (self.header.table(), limiter.key(key));
+        // How often it was refused is in memory, whatever the storage, and is nothing that it has used.
+        bans::forget_denials(self.header, table_key);
         if limiter.stake() != Stake::Durable {
-            let (now, table_key) = (self.header.clock.now().steady, limiter.key(key));
-            // How often it was refused is forgotten, too, and is nothing that it has used.
-            table.reset(table_key, std::iter::once(DENIALS), now);
+            let now = self.header.clock.now().steady;
             return Ok(table.reset(table_key, limiter.positions(), now));
         }
         let verdict = self.verdict(limiter, key)?.in_general();

@@ -42,7 +42,7 @@ pub fn begin_afresh(key: Key) {
     }
 }
 
-/// Makes a key start afresh.
+/// Forgets how often a key was refused; it is the table's.
 pub fn forget_denials(header: &'static Header, key: Key) {
     header.table().reset(key, std::iter::once(DENIALS), header.clock.read().steady);
 }
