@@ -48,7 +48,10 @@ pub fn pass(extension: &Extension, batch: usize, fold: Fold) -> Result<usize> {
         extension.table(table)?;
     }
     let header = shmem::get()?.unwrap_or_else(shmem::private);
-    stats::tidy(header, stats::database(), || catalog::ids(extension.schema()));
+    // What this transaction has dropped may come back.
+    if !catalog::has_changed() {
+        stats::tidy(header, stats::database(), || catalog::ids(extension.schema()));
+    }
     // The ledger that is emptied stays locked until the transaction ends: so that comes last.
     let expired = durable::purge(header, extension.schema(), batch)?
         + durable::purge_leases(header, extension.schema(), batch)?

@@ -234,7 +234,7 @@ pg_function! {
     }
 }
 
-fn mark(call: &Call, header: &Header, limiter: &[u8], text: &[u8]) {
+fn mark(call: &Call, header: &'static Header, limiter: &[u8], text: &[u8]) {
     let (place, key) = match catalog::limiter(header, limiter, call.function()) {
         Ok(limiter) => (limiter.lists.place, limiter.list_key(text)),
         // What cannot be used now may be mended before the row is gone.

@@ -65,7 +65,7 @@ pub fn ask_for_invalidations(asks: bool) {
 
 /// The definition of a limiter; `function` is one of the extension's, and tells its schema.
 #[inline(always)]
-pub fn limiter(header: &Header, name: &[u8], function: Oid) -> Result<Rc<Definition>> {
+pub fn limiter(header: &'static Header, name: &[u8], function: Oid) -> Result<Rc<Definition>> {
     if ASKS.load(Ordering::Relaxed) {
         // SAFETY: we are inside a function call of a transaction, and hold no lock.
         unsafe { pg_sys::AcceptInvalidationMessages() };
@@ -94,7 +94,7 @@ pub fn limiter(header: &Header, name: &[u8], function: Oid) -> Result<Rc<Definit
 }
 
 #[cold]
-fn load(header: &Header, name: &[u8], function: Oid) -> Result<Rc<Definition>> {
+fn load(header: &'static Header, name: &[u8], function: Oid) -> Result<Rc<Definition>> {
     let tables = scan::Tables::of(function);
     watch(&tables);
     // An invalidation that arrives from here on may concern what is being read: the next call will read again.
@@ -121,7 +121,12 @@ pub fn slot_keys<'s>(schema: Oid, secret: &'s Secret) -> impl Fn(&Id, &Id) -> Ke
     move |limiter, digest| hasher(&tables, limiter, secret).key(digest)
 }
 
-/// The limiters in the extension's schema.
+/// Whether the open transaction has changed definitions.
+pub fn has_changed() -> bool {
+    CHANGED.load(Ordering::Relaxed)
+}
+
+/// The limiters in the extension's schema, also those that open transactions have created.
 pub fn ids(schema: Oid) -> Vec<Id> {
     scan::ids(&scan::Tables::in_schema(schema))
 }

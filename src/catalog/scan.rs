@@ -124,13 +124,17 @@ pub fn names(tables: &Tables) -> Vec<Vec<u8>> {
     names
 }
 
-/// The ids of all limiters.
+/// The ids of all limiters, also of those that open transactions have created.
 pub fn ids(tables: &Tables) -> Vec<Id> {
     let mut ids = Vec::new();
-    scan(tables.limiters, tables.limiters_key, &[], |row: &Row<12>| {
-        ids.push(row.uuid(11));
-        true
-    });
+    let mut dirty = dirty();
+    // A row that is written anew while the first scan goes on may escape it, but not the other one.
+    for snapshot in [&raw mut dirty, std::ptr::null_mut()] {
+        scan_as(snapshot, tables.limiters, tables.limiters_key, &[], |row: &Row<12>| {
+            ids.push(row.uuid(11));
+            true
+        });
+    }
     ids
 }
 

@@ -116,7 +116,8 @@ impl<'t, H: Host> Table<'t, H> {
             key: rule_key(key, BAN),
             // No limiter's: a ban stays when a limiter forgets what its keys have used.
             tag: 0,
-            primary: false,
+            // It stands for a key as what it has used does.
+            primary: true,
             kind: BAN_KIND,
             fresh: until,
             open: until,
@@ -149,12 +150,28 @@ impl<'t, H: Host> Table<'t, H> {
 
     /// Shows all bans that have not ended. Each is whole, but no two need be of the same moment.
     pub fn bans(&self, now: Micros, mut show: impl FnMut(&Ban<'_>)) {
+        self.keyed_bans(now, |_, ban| show(ban));
+    }
+
+    /// Ends those bans that `ends` says yes to, as of limiters that are gone. Nothing is locked while it is asked.
+    pub fn end_bans(&self, now: Micros, ends: impl Fn(&Ban<'_>) -> bool) {
+        self.keyed_bans(now, |key, ban| {
+            if ends(ban) {
+                self.unban(key, now);
+            }
+        });
+    }
+
+    fn keyed_bans(&self, now: Micros, mut show: impl FnMut(Key, &Ban<'_>)) {
         let mut words = [0; _];
         let is_ban =
             |cell: &&Cell| cell.lock(|times| self.host.yield_now(times)).kind() == BAN_KIND;
         for cell in self.used().filter(is_ban) {
             let record = self.copy(cell, now, &mut words).filter(Record::is_ban);
-            record.and_then(|record| read(record.times, record.fresh, &mut show));
+            record.and_then(|record| {
+                let key = rule_key(record.key, BAN);
+                read(record.times, record.fresh, |ban| show(key, ban))
+            });
         }
     }
 }
