@@ -39,7 +39,7 @@ pub fn ban(
         return Ok(());
     }
     let now = header.clock.now().steady;
-    header.lists.mark(limiter.lists.place, limiter.list_key(text));
+    header.lists.set_bans(limiter.lists.place);
     let ban = in_memory(limiter, text, sentence, false, now);
     header.table().ban(limiter.key(text), &ban, now).map_err(|_| Error::full())?;
     limiter.stats().banned();
@@ -106,7 +106,7 @@ pub fn denied(
         }
         return Ok(());
     }
-    header.lists.mark(limiter.lists.place, key);
+    header.lists.set_bans(limiter.lists.place);
     let sentence = Sentence { duration: policy.duration, reason: None };
     let ban = in_memory(limiter, text, sentence, true, now.steady);
     // If somebody else was quicker it is banned, too. Where there is no room the next denial tries again.

@@ -127,7 +127,7 @@ pub fn find(header: &Header, limiter: &Definition, text: &[u8], key: Key) -> Res
             });
             lists.set_known(place);
         }
-        if lists.look(place, key) == Listed::No {
+        if matches!(lists.look(place, key), Listed::No | Listed::NoRow) {
             return Ok(None);
         }
     } else if !limiter.lists.any {

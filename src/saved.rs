@@ -106,8 +106,8 @@ impl Saved {
         let (mut leases, mut homeless) = (0u64, 0u64);
         let install = |entry: Entry<'_>| match entry {
             Entry::State(record) if record.fresh > now => {
-                if let Some((limiter, key)) = record.banned() {
-                    header.lists.mark(header.lists.place(limiter), key);
+                if let Some(limiter) = record.banning() {
+                    header.lists.set_bans(header.lists.place(limiter));
                 }
                 states += 1;
                 refused += u64::from(table.install(&record, now, |_| true).is_err());

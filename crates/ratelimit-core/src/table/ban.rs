@@ -182,9 +182,8 @@ impl Record<'_> {
         self.kind == BAN_KIND
     }
 
-    /// The tag of the limiter that bans and the key that it has banned, if this is a ban.
-    pub fn banned(&self) -> Option<(u32, Key)> {
-        let tag = self.times.get(1).filter(|_| self.is_ban())?;
-        Some((*tag as u32, rule_key(self.key, BAN)))
+    /// The tag of the limiter that bans, if this is a ban.
+    pub fn banning(&self) -> Option<u32> {
+        self.times.get(1).filter(|_| self.is_ban()).map(|tag| *tag as u32)
     }
 }
