@@ -45,8 +45,57 @@ versions() {
     fi
 }
 
+# Prints the version that Cargo.toml says.
+version_now() {
+    sed -nE '/^\[workspace.package\]/,/^\[/ s/^version = "(.*)"/\1/p' "$repo/Cargo.toml"
+}
+
+# Prints the last version whose install script is kept, which is this one when it has been released.
+version_released() {
+    local file
+    for file in "$repo"/sql/releases/ratelimit--*.sql; do
+        file=$(basename "$file" .sql)
+        case ${file#ratelimit--} in
+            *--*) ;;
+            *) echo "${file#ratelimit--}" ;;
+        esac
+    done | sort -V | tail -1
+}
+
+# Prints the script that updates from release $1: sql/upgrade.sql with the files that it names.
+upgrade_script() {
+    local line
+    while IFS= read -r line; do
+        case $line in
+            '-- create '*) cat "$repo/sql/${line#-- create }" ;;
+            '-- replace '*) sed 's/^CREATE FUNCTION/CREATE OR REPLACE FUNCTION/' "$repo/sql/${line#-- replace }" ;;
+            *) printf '%s\n' "${line//@RELEASED@/$1}" ;;
+        esac
+    done <"$repo/sql/upgrade.sql"
+}
+
+# Adds the scripts of all releases, and the one from the last release to this version, to the folder $1, which has the install script
+# of this version.
+add_releases() {
+    local now released
+    now=$(version_now)
+    released=$(version_released)
+    if [ "$released" != "$now" ]; then
+        upgrade_script "$released" >"$1/ratelimit--$released--$now.sql"
+    # pgrx says in comments which lines of the source it has statements from.
+    elif ! diff -I '^-- src/' "$repo/sql/releases/ratelimit--$now.sql" "$1/ratelimit--$now.sql" >&2; then
+        die "$now is released, and sql/ has changed: raise the version in Cargo.toml, and say in sql/upgrade.sql what has changed"
+    fi
+    cp "$repo"/sql/releases/*.sql "$1/"
+}
+
 # Where setup puts a pgbouncer, with the libraries that it needs.
 pgbouncer=$target/tools/pgbouncer/pgbouncer
+
+# Where setup puts pgspot, and which one: it finds what a planted object could do to an SQL script.
+pgspot_version=0.9.4
+pglast_version=7.21
+pgspot=$target/tools/pgspot-$pgspot_version-$pglast_version
 
 # Sets what cargo needs to compile the extension for PostgreSQL $1.
 # Each version has its own target folder: switching versions in one costs minutes.
@@ -57,7 +106,7 @@ use_pg() {
     export PGRX_PG_CONFIG_PATH=$pg_config
 }
 
-# Builds the extension for PostgreSQL $1 and puts its files into $2/lib and $2/extension.
+# Builds the extension for PostgreSQL $1 and puts its files into $2/lib and $2/extension, with the SQL of all releases.
 # Call use_pg first.
 package() {
     local out=$CARGO_TARGET_DIR/out
@@ -73,4 +122,5 @@ package() {
     mv "$out$("$pg_config" --pkglibdir)" "$2/lib"
     mv "$out$("$pg_config" --sharedir)/extension" "$2/extension"
     rm -r "$out"
+    add_releases "$2/extension"
 }

@@ -1,6 +1,6 @@
 -- Bans of memory limiters are in shared memory.
-CREATE TABLE rl_durable_bans (
-    limiter    text COLLATE "C" NOT NULL REFERENCES rl_limiters ON UPDATE CASCADE ON DELETE CASCADE,
+CREATE TABLE @extschema@.rl_durable_bans (
+    limiter    text COLLATE "C" NOT NULL REFERENCES @extschema@.rl_limiters ON UPDATE CASCADE ON DELETE CASCADE,
     key        text COLLATE "C" NOT NULL,
     reason     text,
     automatic  boolean NOT NULL,
@@ -9,12 +9,12 @@ CREATE TABLE rl_durable_bans (
     PRIMARY KEY (limiter, key)
 );
 COMMENT ON TABLE rl_durable_bans IS 'internal: keys of durable limiters that are banned';
-CREATE TRIGGER noted AFTER INSERT OR UPDATE OR DELETE ON rl_durable_bans
+CREATE TRIGGER noted AFTER INSERT OR UPDATE OR DELETE ON @extschema@.rl_durable_bans
     FOR EACH ROW EXECUTE FUNCTION _rl_list_changed();
-CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON rl_durable_bans
+CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON @extschema@.rl_durable_bans
     FOR EACH STATEMENT EXECUTE FUNCTION _rl_list_changed();
-ALTER TABLE rl_durable_bans ENABLE ALWAYS TRIGGER noted;
-ALTER TABLE rl_durable_bans ENABLE ALWAYS TRIGGER changed;
+ALTER TABLE @extschema@.rl_durable_bans ENABLE ALWAYS TRIGGER noted;
+ALTER TABLE @extschema@.rl_durable_bans ENABLE ALWAYS TRIGGER changed;
 
 CREATE FUNCTION rl_ban(limiter text, key text, duration interval, reason text DEFAULT NULL)
     RETURNS void
@@ -52,8 +52,9 @@ CREATE FUNCTION _rl_bans(OUT limiter uuid, OUT key text, OUT reason text, OUT au
     RETURNS SETOF record
     LANGUAGE c VOLATILE PARALLEL RESTRICTED COST 1000 AS 'MODULE_PATHNAME', '_rl_bans';
 COMMENT ON FUNCTION _rl_bans IS 'internal: the bans that shared memory holds for this database';
+GRANT EXECUTE ON FUNCTION _rl_bans() TO pg_read_all_stats;
 
-CREATE VIEW rl_bans AS
+CREATE VIEW @extschema@.rl_bans AS
     SELECT l.name AS limiter, b.key, b.reason, b.automatic, b.since, b.expires_at
       FROM @extschema@._rl_bans() AS b
       JOIN @extschema@.rl_limiters AS l ON l.id OPERATOR(pg_catalog.=) b.limiter AND l.storage::pg_catalog.text OPERATOR(pg_catalog.=) 'memory'
@@ -69,4 +70,4 @@ COMMENT ON COLUMN rl_bans.reason IS 'what rl_ban was told';
 COMMENT ON COLUMN rl_bans.automatic IS 'whether the limiter banned it by itself, for ban_after denials';
 COMMENT ON COLUMN rl_bans.since IS 'when it was banned';
 COMMENT ON COLUMN rl_bans.expires_at IS 'when the ban ends; null: never';
-GRANT SELECT ON rl_bans TO pg_read_all_stats;
+GRANT SELECT ON @extschema@.rl_bans TO pg_read_all_stats;

@@ -154,3 +154,4 @@ CREATE FUNCTION rl_info(OUT preloaded boolean, OUT keys bigint, OUT max_keys big
          WHERE e.extname = 'ratelimit'
     $$;
 COMMENT ON FUNCTION rl_info IS 'the state of the extension on this server, one row';
+GRANT EXECUTE ON FUNCTION rl_info() TO pg_read_all_stats;

@@ -1,21 +1,22 @@
 -- Names compare byte by byte: the library looks them up by index.
-CREATE TABLE rl_limiters (
+CREATE TABLE @extschema@.rl_limiters (
     name           text COLLATE "C" PRIMARY KEY
-                   CHECK (pg_catalog.octet_length(name) BETWEEN 1 AND 63 AND name !~ '[[:cntrl:]]'),
+                   CHECK (pg_catalog.octet_length(name) OPERATOR(pg_catalog.>=) 1 AND pg_catalog.octet_length(name) OPERATOR(pg_catalog.<=) 63
+                          AND name OPERATOR(pg_catalog.!~) '[[:cntrl:]]'),
     description    text,
     storage        rl_storage NOT NULL DEFAULT 'memory',
     -- Has its default from a trigger: keep for memory, refund for durable.
     on_rollback    rl_on_rollback NOT NULL,
     mode           rl_mode NOT NULL DEFAULT 'enforce',
-    max_concurrent integer CHECK (max_concurrent >= 0),
-    wait_timeout   interval CHECK (wait_timeout >= '0'),
-    ban_after      integer CHECK (ban_after > 0),
-    ban_within     interval CHECK (ban_within > '0'),
-    ban_for        interval CHECK (ban_for > '0'),
+    max_concurrent integer CHECK (max_concurrent OPERATOR(pg_catalog.>=) 0),
+    wait_timeout   interval CHECK (wait_timeout OPERATOR(pg_catalog.>=) '0'),
+    ban_after      integer CHECK (ban_after OPERATOR(pg_catalog.>) 0),
+    ban_within     interval CHECK (ban_within OPERATOR(pg_catalog.>) '0'),
+    ban_for        interval CHECK (ban_for OPERATOR(pg_catalog.>) '0'),
     created_at     timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     -- Tells a limiter from any other that was ever created; what keys have used is known by it, whatever the name.
     id             uuid NOT NULL UNIQUE DEFAULT pg_catalog.gen_random_uuid(),
-    CHECK (pg_catalog.num_nulls(ban_after, ban_within) IN (0, 2)),
+    CHECK (pg_catalog.num_nulls(ban_after, ban_within) OPERATOR(pg_catalog.=) ANY (ARRAY[0, 2])),
     CHECK (ban_for IS NULL OR ban_after IS NOT NULL)
 );
 COMMENT ON TABLE rl_limiters IS 'limiters; changes apply from the commit on, in every session';
@@ -32,15 +33,15 @@ COMMENT ON COLUMN rl_limiters.ban_for IS '... for this long';
 COMMENT ON COLUMN rl_limiters.created_at IS 'when it was created';
 COMMENT ON COLUMN rl_limiters.id IS 'what is known of keys belongs to this id: another one forgets it';
 
-CREATE TABLE rl_rules (
-    limiter   text COLLATE "C" NOT NULL REFERENCES rl_limiters ON UPDATE CASCADE ON DELETE CASCADE,
-    position  integer NOT NULL DEFAULT 1 CHECK (position BETWEEN 1 AND 100),
+CREATE TABLE @extschema@.rl_rules (
+    limiter   text COLLATE "C" NOT NULL REFERENCES @extschema@.rl_limiters ON UPDATE CASCADE ON DELETE CASCADE,
+    position  integer NOT NULL DEFAULT 1 CHECK (position OPERATOR(pg_catalog.>=) 1 AND position OPERATOR(pg_catalog.<=) 100),
     algorithm rl_algorithm NOT NULL DEFAULT 'token_bucket',
-    quota     bigint NOT NULL CHECK (quota BETWEEN 0 AND 1000000000000),
-    period    interval NOT NULL CHECK (period >= '1 millisecond'),
-    burst     bigint CHECK (burst BETWEEN 1 AND 1000000000000),
-    refill    text NOT NULL DEFAULT 'continuous' CHECK (refill IN ('continuous', 'interval')),
-    anchor    text NOT NULL DEFAULT 'clock' CHECK (anchor IN ('clock', 'epoch', 'first_hit')),
+    quota     bigint NOT NULL CHECK (quota OPERATOR(pg_catalog.>=) 0 AND quota OPERATOR(pg_catalog.<=) 1000000000000),
+    period    interval NOT NULL CHECK (period OPERATOR(pg_catalog.>=) '1 millisecond'),
+    burst     bigint CHECK (burst OPERATOR(pg_catalog.>=) 1 AND burst OPERATOR(pg_catalog.<=) 1000000000000),
+    refill    text NOT NULL DEFAULT 'continuous' CHECK (refill OPERATOR(pg_catalog.=) ANY (ARRAY['continuous', 'interval'])),
+    anchor    text NOT NULL DEFAULT 'clock' CHECK (anchor OPERATOR(pg_catalog.=) ANY (ARRAY['clock', 'epoch', 'first_hit'])),
     time_zone text NOT NULL DEFAULT 'UTC',
     PRIMARY KEY (limiter, position)
 );
@@ -56,30 +57,8 @@ COMMENT ON COLUMN rl_rules.anchor IS
     'fixed_window: windows begin by the clock, with a key''s first_hit, or (epoch) whole weeks as days since 1970-01-01';
 COMMENT ON COLUMN rl_rules.time_zone IS 'fixed_window: whose days, weeks, months and years';
 
-CREATE TABLE rl_overrides (
-    limiter    text COLLATE "C" NOT NULL REFERENCES rl_limiters ON UPDATE CASCADE ON DELETE CASCADE,
-    key        text COLLATE "C" NOT NULL,
-    action     text NOT NULL CHECK (action IN ('allow', 'deny', 'limit')),
-    quota      bigint CHECK (quota BETWEEN 0 AND 1000000000000),
-    burst      bigint CHECK (burst BETWEEN 1 AND 1000000000000),
-    expires_at timestamptz,
-    reason     text,
-    PRIMARY KEY (limiter, key),
-    CHECK ((action = 'limit') = (quota IS NOT NULL)),
-    CHECK (burst IS NULL OR quota > 0)
-);
-COMMENT ON TABLE rl_overrides IS 'keys that are always allowed, always denied, or have a limit of their own';
-COMMENT ON COLUMN rl_overrides.limiter IS 'the limiter';
-COMMENT ON COLUMN rl_overrides.key IS 'the key';
-COMMENT ON COLUMN rl_overrides.action IS 'allow, deny or limit';
-COMMENT ON COLUMN rl_overrides.quota IS 'limit: what the key has in place of the quota of the first rule';
-COMMENT ON COLUMN rl_overrides.burst IS 'limit: what the key has in place of the burst of the first rule; null: as the rule has it';
-COMMENT ON COLUMN rl_overrides.expires_at IS 'until when it holds; null: for ever';
-COMMENT ON COLUMN rl_overrides.reason IS 'for people';
-
 SELECT pg_catalog.pg_extension_config_dump('rl_limiters', '');
 SELECT pg_catalog.pg_extension_config_dump('rl_rules', '');
-SELECT pg_catalog.pg_extension_config_dump('rl_overrides', '');
 
 CREATE FUNCTION _rl_definitions_changed() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION _rl_definitions_changed() IS 'internal: tells all sessions, at commit, to read definitions again';
@@ -87,25 +66,12 @@ CREATE FUNCTION _rl_check_definition() RETURNS trigger LANGUAGE c AS 'MODULE_PAT
 COMMENT ON FUNCTION _rl_check_definition() IS 'internal: refuses definitions that make no sense';
 
 -- ALWAYS: also for rows that come by replication or are loaded with triggers off.
-CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON rl_limiters
+CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON @extschema@.rl_limiters
     FOR EACH STATEMENT EXECUTE FUNCTION _rl_definitions_changed();
-CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON rl_rules
+CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON @extschema@.rl_rules
     FOR EACH STATEMENT EXECUTE FUNCTION _rl_definitions_changed();
-ALTER TABLE rl_limiters ENABLE ALWAYS TRIGGER changed;
-ALTER TABLE rl_rules ENABLE ALWAYS TRIGGER changed;
-
-CREATE FUNCTION _rl_list_changed() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION _rl_list_changed() IS 'internal: tells all sessions, at commit, which keys to look up again';
-CREATE FUNCTION _rl_check_override() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION _rl_check_override() IS 'internal: refuses overrides that make no sense';
-CREATE TRIGGER noted AFTER INSERT OR UPDATE OR DELETE ON rl_overrides
-    FOR EACH ROW EXECUTE FUNCTION _rl_list_changed();
-CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON rl_overrides
-    FOR EACH STATEMENT EXECUTE FUNCTION _rl_list_changed();
-ALTER TABLE rl_overrides ENABLE ALWAYS TRIGGER noted;
-ALTER TABLE rl_overrides ENABLE ALWAYS TRIGGER changed;
-CREATE TRIGGER valid AFTER INSERT OR UPDATE ON rl_overrides
-    FOR EACH ROW WHEN (NEW.quota IS NOT NULL) EXECUTE FUNCTION _rl_check_override();
+ALTER TABLE @extschema@.rl_limiters ENABLE ALWAYS TRIGGER changed;
+ALTER TABLE @extschema@.rl_rules ENABLE ALWAYS TRIGGER changed;
 
 CREATE FUNCTION _rl_complete_limiter() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -118,10 +84,10 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION _rl_complete_limiter() IS 'internal: fills in on_rollback, whose default depends on the storage';
-CREATE TRIGGER complete BEFORE INSERT OR UPDATE ON rl_limiters
+CREATE TRIGGER complete BEFORE INSERT OR UPDATE ON @extschema@.rl_limiters
     FOR EACH ROW EXECUTE FUNCTION _rl_complete_limiter();
-CREATE TRIGGER valid AFTER INSERT OR UPDATE ON rl_limiters
+CREATE TRIGGER valid AFTER INSERT OR UPDATE ON @extschema@.rl_limiters
     FOR EACH ROW EXECUTE FUNCTION _rl_check_definition();
 -- Another rule may become the first, whose quota and burst overrides replace.
-CREATE TRIGGER valid AFTER INSERT OR UPDATE OR DELETE ON rl_rules
+CREATE TRIGGER valid AFTER INSERT OR UPDATE OR DELETE ON @extschema@.rl_rules
     FOR EACH ROW EXECUTE FUNCTION _rl_check_definition();

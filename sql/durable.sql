@@ -1,7 +1,7 @@
 -- What keys of durable limiters have used. A call that takes adds a row to a ledger, which collides with nobody; house-keeping
 -- folds the ledger into counts. There are two, so that one can be folded and truncated while the other is written. Truncating
 -- leaves nothing to vacuum, and a vacuum would be in its way.
-CREATE TABLE rl_counts (
+CREATE TABLE @extschema@.rl_counts (
     -- A digest of limiter, key and rule.
     key        uuid PRIMARY KEY,
     limiter    uuid NOT NULL,
@@ -10,9 +10,9 @@ CREATE TABLE rl_counts (
     state      bytea NOT NULL
 ) WITH (fillfactor = 70);
 COMMENT ON TABLE rl_counts IS 'internal: what keys of durable limiters have used, up to what the ledgers hold';
-ALTER TABLE rl_counts ALTER COLUMN state SET STORAGE MAIN;
+ALTER TABLE @extschema@.rl_counts ALTER COLUMN state SET STORAGE MAIN;
 
-CREATE TABLE rl_ledger_0 (
+CREATE TABLE @extschema@.rl_ledger_0 (
     key     uuid NOT NULL,
     limiter uuid NOT NULL,
     rule    integer NOT NULL,
@@ -23,13 +23,13 @@ CREATE TABLE rl_ledger_0 (
     wait    bigint
 ) WITH (autovacuum_enabled = off);
 COMMENT ON TABLE rl_ledger_0 IS 'internal: what was taken from durable limiters';
-CREATE INDEX rl_ledger_0_key ON rl_ledger_0 (key);
-CREATE TABLE rl_ledger_1 (LIKE rl_ledger_0) WITH (autovacuum_enabled = off);
+CREATE INDEX rl_ledger_0_key ON @extschema@.rl_ledger_0 (key);
+CREATE TABLE @extschema@.rl_ledger_1 (LIKE @extschema@.rl_ledger_0) WITH (autovacuum_enabled = off);
 COMMENT ON TABLE rl_ledger_1 IS 'internal: what was taken from durable limiters';
-CREATE INDEX rl_ledger_1_key ON rl_ledger_1 (key);
+CREATE INDEX rl_ledger_1_key ON @extschema@.rl_ledger_1 (key);
 
 -- Who holds leases of durable limiters. Where memory is shared it decides, and reads this once after a start.
-CREATE TABLE rl_leases (
+CREATE TABLE @extschema@.rl_leases (
     token      uuid PRIMARY KEY,
     -- A digest of limiter and key.
     digest     uuid NOT NULL,
@@ -42,4 +42,4 @@ CREATE TABLE rl_leases (
     expires_at timestamptz NOT NULL
 ) WITH (fillfactor = 70);
 COMMENT ON TABLE rl_leases IS 'internal: who holds leases of durable limiters';
-CREATE INDEX rl_leases_digest ON rl_leases (digest);
+CREATE INDEX rl_leases_digest ON @extschema@.rl_leases (digest);

@@ -14,7 +14,7 @@ BEGIN
             HINT = 'Create it with CREATE ROLE.';
     END IF;
     EXECUTE format('GRANT USAGE ON SCHEMA %s TO %s', '@extschema@'::regnamespace, role);
-    RETURN NEXT format('USAGE ON SCHEMA %s', '@extschema@'::regnamespace);
+    RETURN QUERY SELECT format('USAGE ON SCHEMA %s', '@extschema@'::regnamespace);
     FOR signature IN
         SELECT p.oid::regprocedure
           FROM pg_depend AS d
@@ -27,7 +27,7 @@ BEGIN
          ORDER BY p.proname
     LOOP
         EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %s', signature, role);
-        RETURN NEXT format('EXECUTE ON FUNCTION %s', signature);
+        RETURN QUERY SELECT format('EXECUTE ON FUNCTION %s', signature);
     END LOOP;
 END
 $$;
@@ -50,22 +50,26 @@ CREATE FUNCTION rl_grant_admin(role regrole) RETURNS SETOF text
     AS $$ SELECT @extschema@._rl_grant(role, NULL) $$;
 COMMENT ON FUNCTION rl_grant_admin IS 'lets a role use all functions of the extension, but for rl_stat_keys, which shows keys to pg_read_all_stats; returns what was granted';
 
--- PostgreSQL lets everybody execute new functions; anybody could then use up the limits of others.
+-- PostgreSQL lets everybody execute new functions; anybody could then use up the limits of others. What an update finds is left alone:
+-- a REVOKE in a script makes all that users granted by then the extension's own, which pg_dump leaves out.
 DO $$
 DECLARE
-    signature regprocedure;
+    signature pg_catalog.regprocedure;
 BEGIN
     FOR signature IN
-        SELECT d.objid::regprocedure
+        SELECT d.objid::pg_catalog.regprocedure
           FROM pg_catalog.pg_depend AS d
-         WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::regclass
+          LEFT JOIN pg_catalog.pg_init_privs AS i
+            ON i.classoid OPERATOR(pg_catalog.=) d.classid AND i.objoid OPERATOR(pg_catalog.=) d.objid
+         WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass
            AND d.deptype OPERATOR(pg_catalog.=) 'e'
-           AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_extension'::regclass
+           AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_extension'::pg_catalog.regclass
            AND d.refobjid OPERATOR(pg_catalog.=) (
                SELECT e.oid FROM pg_catalog.pg_extension AS e WHERE e.extname OPERATOR(pg_catalog.=) 'ratelimit')
+           AND (i.initprivs IS NULL
+                OR EXISTS (SELECT FROM pg_catalog.aclexplode(i.initprivs) AS a WHERE a.grantee OPERATOR(pg_catalog.=) 0))
     LOOP
         EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', signature);
     END LOOP;
 END
 $$;
-GRANT EXECUTE ON FUNCTION _rl_slots(), _rl_bans(), _rl_stat_limiter(uuid), rl_stat_keys(text, integer), rl_info() TO pg_read_all_stats;

@@ -51,8 +51,9 @@ CREATE FUNCTION _rl_slots(OUT limiter uuid, OUT key text, OUT kind text, OUT pid
     RETURNS SETOF record
     LANGUAGE c VOLATILE PARALLEL RESTRICTED COST 100 AS 'MODULE_PATHNAME', '_rl_slots';
 COMMENT ON FUNCTION _rl_slots IS 'internal: the slots that are taken in this database';
+GRANT EXECUTE ON FUNCTION _rl_slots() TO pg_read_all_stats;
 
-CREATE VIEW rl_slots AS
+CREATE VIEW @extschema@.rl_slots AS
     SELECT l.name AS limiter, s.key, s.kind, s.pid, s.token, s.since, s.expires_at
       FROM @extschema@._rl_slots() AS s
       LEFT JOIN @extschema@.rl_limiters AS l ON l.id OPERATOR(pg_catalog.=) s.limiter;
@@ -64,4 +65,4 @@ COMMENT ON COLUMN rl_slots.pid IS 'the server process that holds it; null for a 
 COMMENT ON COLUMN rl_slots.token IS 'what frees a lease';
 COMMENT ON COLUMN rl_slots.since IS 'when it was taken';
 COMMENT ON COLUMN rl_slots.expires_at IS 'when a lease ends by itself';
-GRANT SELECT ON rl_slots TO pg_read_all_stats;
+GRANT SELECT ON @extschema@.rl_slots TO pg_read_all_stats;

@@ -3,8 +3,9 @@ CREATE FUNCTION _rl_stat_limiter(id uuid, OUT allowed bigint, OUT denied bigint,
     OUT stats_reset timestamptz, OUT near_limit bigint)
     LANGUAGE c VOLATILE PARALLEL RESTRICTED COST 100 AS 'MODULE_PATHNAME', '_rl_stat_limiter';
 COMMENT ON FUNCTION _rl_stat_limiter IS 'internal: what was counted of a limiter';
+GRANT EXECUTE ON FUNCTION _rl_stat_limiter(uuid) TO pg_read_all_stats;
 
-CREATE VIEW rl_stat_limiters AS
+CREATE VIEW @extschema@.rl_stat_limiters AS
     SELECT l.name AS limiter, s.allowed, s.denied, s.refunded, s.waits, s.wait_time, s.timeouts, s.bans, s.shadow_denied,
            s.stats_reset, s.near_limit
       FROM @extschema@.rl_limiters AS l, LATERAL @extschema@._rl_stat_limiter(l.id) AS s;
@@ -25,9 +26,10 @@ CREATE FUNCTION rl_stat_keys(limiter text, n integer DEFAULT 10)
     RETURNS TABLE (key text, allowed bigint, denied bigint, last_denied timestamptz)
     LANGUAGE c VOLATILE PARALLEL RESTRICTED COST 100 ROWS 10 AS 'MODULE_PATHNAME', 'rl_stat_keys';
 COMMENT ON FUNCTION rl_stat_keys IS 'the n keys of a limiter that were denied most, of those that are tracked; a long key is cut';
+GRANT EXECUTE ON FUNCTION rl_stat_keys(text, integer) TO pg_read_all_stats;
 
 CREATE FUNCTION rl_stat_reset()
     RETURNS void
     LANGUAGE c VOLATILE PARALLEL RESTRICTED COST 100 AS 'MODULE_PATHNAME', 'rl_stat_reset';
 COMMENT ON FUNCTION rl_stat_reset IS 'counts all limiters of this database from 0 again, and forgets which keys were denied';
-GRANT SELECT ON rl_stat_limiters TO pg_read_all_stats;
+GRANT SELECT ON @extschema@.rl_stat_limiters TO pg_read_all_stats;

@@ -6,6 +6,8 @@
 mod open;
 mod rows;
 
+use std::ffi::CStr;
+
 use pgrx::pg_sys;
 use ratelimit_core::table::{Ban, Key, MAX_BAN_TEXT};
 use ratelimit_core::{Micros, Operation};
@@ -17,6 +19,9 @@ use crate::catalog::{Definition, Stake};
 use crate::encoding;
 use crate::error::{Error, Result};
 use crate::shmem::Header;
+
+/// The bans of durable limiters.
+pub const TABLE: &CStr = c"rl_durable_bans";
 
 /// A ban that is to be.
 #[derive(Clone, Copy, Default)]

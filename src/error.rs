@@ -247,6 +247,12 @@ impl Error {
         .hint("It must belong to the extension, and to the extension's owner.")
     }
 
+    pub fn outdated(what: &str) -> Self {
+        Error::new(NOT_SUPPORTED, format!("{what} needs a newer version of the extension"))
+            .detail("The library is newer than the extension in this database.")
+            .hint("Run ALTER EXTENSION ratelimit UPDATE.")
+    }
+
     pub fn parallel_worker() -> Self {
         Error::new(NOT_SUPPORTED, "limits cannot be used in a parallel worker")
             .hint("Do not mark functions that call them PARALLEL SAFE.")

@@ -30,21 +30,16 @@ pub enum Fold {
 }
 
 /// The tables that it reads or writes.
-const TABLES: [&CStr; 8] = [
-    c"rl_limiters",
-    c"rl_rules",
-    c"rl_overrides",
-    c"rl_counts",
-    c"rl_ledger_0",
-    c"rl_ledger_1",
-    c"rl_leases",
-    c"rl_durable_bans",
-];
+const TABLES: [&CStr; 6] =
+    [c"rl_limiters", c"rl_rules", c"rl_counts", c"rl_ledger_0", c"rl_ledger_1", c"rl_leases"];
+/// The same, but that version 0.1.0 did not have them.
+const LISTS: [&CStr; 2] = [c"rl_overrides", bans::TABLE];
 
 /// Removes at most `batch` counts and as many leases and bans that have expired, and sums up what durable limiters wrote down, in the current
 /// transaction; says how many rows are gone. Less than a batch says that there are no more.
 pub fn pass(extension: &Extension, batch: usize, fold: Fold) -> Result<usize> {
-    for table in TABLES {
+    let lists = LISTS.into_iter().filter(|table| extension.has_table(table));
+    for table in TABLES.into_iter().chain(lists) {
         extension.table(table)?;
     }
     let header = shmem::get()?.unwrap_or_else(shmem::private);
@@ -55,7 +50,7 @@ pub fn pass(extension: &Extension, batch: usize, fold: Fold) -> Result<usize> {
     // The ledger that is emptied stays locked until the transaction ends: so that comes last.
     let expired = durable::purge(header, extension.schema(), batch)?
         + durable::purge_leases(header, extension.schema(), batch)?
-        + bans::purge(header, batch)?;
+        + bans::purge(header, extension, batch)?;
     let folded = match fold {
         Fold::Nothing => 0,
         _ => durable::fold(header, extension.schema(), fold == Fold::All)?,

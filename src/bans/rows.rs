@@ -6,7 +6,7 @@ use pgrx::pg_sys::{self, Datum};
 use pgrx::prelude::Spi;
 use ratelimit_core::Micros;
 
-use super::Sentence;
+use super::{Sentence, TABLE};
 use crate::catalog::{self, Definition, Extension};
 use crate::datum::EPOCHS;
 use crate::error::{Error, Result};
@@ -82,9 +82,12 @@ pub fn delete(header: &'static Header, limiter: &Definition, text: &[u8]) -> Res
 }
 
 /// Removes at most so many bans of durable limiters that have ended; says how many.
-pub fn purge(header: &'static Header, most: usize) -> Result<usize> {
+pub fn purge(header: &'static Header, extension: &Extension, most: usize) -> Result<usize> {
     const COMMAND: &str = "DELETE FROM {}.rl_durable_bans WHERE ctid OPERATOR(pg_catalog.=) ANY (ARRAY(\
          SELECT ctid FROM {}.rl_durable_bans WHERE expires_at OPERATOR(pg_catalog.<=) $1 LIMIT $2 FOR UPDATE SKIP LOCKED))";
+    if !extension.has_table(TABLE) {
+        return Ok(0);
+    }
     let rows = run(
         COMMAND,
         &[
@@ -98,9 +101,9 @@ pub fn purge(header: &'static Header, most: usize) -> Result<usize> {
 /// Runs a command on the table, as the extension's owner; says how many rows it wrote or showed. It sees what is there by now, whatever the
 /// transaction's snapshot: calls obey that.
 fn run(command: &str, arguments: &[(Option<Datum>, pg_sys::Oid)]) -> Result<u64> {
-    let missing = || Error::foreign_table("rl_durable_bans");
+    let missing = || Error::foreign_table(&TABLE.to_string_lossy());
     let extension = Extension::find().ok_or_else(missing)?;
-    extension.table(c"rl_durable_bans")?;
+    extension.table(TABLE)?;
     let parts: Vec<_> = command.split("{}").map(str::as_bytes).collect();
     let command = CString::new(parts.join(extension.quoted_schema())).unwrap_or_default();
     let mut types: Vec<_> = arguments.iter().map(|(_, oid)| *oid).collect();

@@ -152,6 +152,10 @@ impl Definition {
             other => return Err(Error::enum_value("mode", other.as_bytes())),
         };
         let bans = ban_policy(&row)?;
+        // Nobody could end them.
+        if bans.is_some() && tables.bans == pg_sys::Oid::INVALID {
+            return Err(Error::outdated("ban_after"));
+        }
         let max_concurrent = row.max_concurrent.map(|slots| slots.try_into().unwrap_or(0));
         let is_plain = mode == Mode::Enforce && rules.len() == 1 && max_concurrent.is_none();
         Ok(Definition {
@@ -393,11 +397,13 @@ impl Definition {
 
 /// How keys of a limiter are known: by all that tells it from any other that was ever created.
 pub fn hasher(tables: &Tables, id: &Id, secret: &Secret) -> KeyHasher {
-    let identity: [&[u8]; 3] = [
+    let identity: [&[u8]; 4] = [
         // SAFETY: a plain variable, set when the process connected to its database.
         &unsafe { pg_sys::MyDatabaseId }.to_u32().to_le_bytes(),
         &tables.limiters.to_u32().to_le_bytes(),
         id,
+        // Saved states of memory limiters have been known so since 0.1.0.
+        b"memory",
     ];
     KeyHasher::new(secret, &identity)
 }

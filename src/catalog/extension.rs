@@ -75,6 +75,16 @@ impl Extension {
         self.owner
     }
 
+    /// Whether it has a table of this name: one that came with a later version is not there before the extension is updated.
+    pub fn has_table(&self, name: &CStr) -> bool {
+        // SAFETY: catalog look-ups by a terminated name and by oid; what does not exist is answered by 0.
+        let extension = unsafe {
+            let table = pg_sys::get_relname_relid(name.as_ptr(), self.schema);
+            pg_sys::getExtensionOfObject(pg_sys::RelationRelationId, table)
+        };
+        extension == self.oid
+    }
+
     /// A table of the extension. Who may create tables in its schema, or was given one of its tables, could have put their own
     /// functions there, in triggers and indexes: such a table is refused.
     pub fn table(&self, name: &CStr) -> Result<Oid> {

@@ -95,6 +95,9 @@ pub fn limiter(header: &'static Header, name: &[u8], function: Oid) -> Result<Rc
 
 #[cold]
 fn load(header: &'static Header, name: &[u8], function: Oid) -> Result<Rc<Definition>> {
+    // An update of the extension may have made tables; in the middle of a transaction PostgreSQL looks for that as it locks something.
+    // SAFETY: we are in a transaction, and hold nothing that a callback would change.
+    unsafe { pg_sys::AcceptInvalidationMessages() };
     let tables = scan::Tables::of(function);
     watch(&tables);
     // An invalidation that arrives from here on may concern what is being read: the next call will read again.
@@ -112,7 +115,8 @@ fn load(header: &'static Header, name: &[u8], function: Oid) -> Result<Rc<Defini
 
 /// The schema with the extension's tables; `function` is one of the extension's.
 pub fn schema_of(function: Oid) -> Oid {
-    scan::Tables::of(function).schema
+    // SAFETY: a catalog look-up by oid; what does not exist is answered by 0.
+    unsafe { pg_sys::get_func_namespace(function) }
 }
 
 /// How shared memory knows the slots of durable limiters in this schema, of which tables have the limiter's id and a digest.

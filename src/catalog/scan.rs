@@ -7,7 +7,8 @@ use pgrx::pg_sys::{self, Datum, Oid};
 use crate::encoding;
 use crate::interval::Parts;
 
-/// The definition tables, and the lists of keys that are treated otherwise, with their primary keys.
+/// The definition tables, and the lists of keys that are treated otherwise, with their primary keys. An extension that has not been
+/// updated yet to the version of this library may have no lists: their oids are 0 then, and they read as empty.
 #[derive(Clone, Copy)]
 pub struct Tables {
     pub schema: Oid,
@@ -32,16 +33,27 @@ impl Tables {
     pub fn in_schema(schema: Oid) -> Self {
         // SAFETY: catalog look-ups by terminated name; what does not exist is answered by 0.
         let relation = |name: &CStr| unsafe { pg_sys::get_relname_relid(name.as_ptr(), schema) };
+        // SAFETY: a catalog look-up by oid; what belongs to no extension is answered by 0.
+        let extension =
+            |table| unsafe { pg_sys::getExtensionOfObject(pg_sys::RelationRelationId, table) };
+        let limiters = relation(c"rl_limiters");
+        // Where the extension has no such table yet, anybody's may have its name.
+        let list = |name: &CStr, key: &CStr| match relation(name) {
+            table if extension(table) == extension(limiters) => (table, relation(key)),
+            _ => (Oid::INVALID, Oid::INVALID),
+        };
+        let (overrides, overrides_key) = list(c"rl_overrides", c"rl_overrides_pkey");
+        let (bans, bans_key) = list(c"rl_durable_bans", c"rl_durable_bans_pkey");
         Tables {
             schema,
-            limiters: relation(c"rl_limiters"),
+            limiters,
             limiters_key: relation(c"rl_limiters_pkey"),
             rules: relation(c"rl_rules"),
             rules_key: relation(c"rl_rules_pkey"),
-            overrides: relation(c"rl_overrides"),
-            overrides_key: relation(c"rl_overrides_pkey"),
-            bans: relation(c"rl_durable_bans"),
-            bans_key: relation(c"rl_durable_bans_pkey"),
+            overrides,
+            overrides_key,
+            bans,
+            bans_key,
         }
     }
 }
@@ -264,7 +276,7 @@ fn dirty() -> pg_sys::SnapshotData {
     pg_sys::SnapshotData { snapshot_type, ..Default::default() }
 }
 
-/// Reads all rows whose first columns are these texts, until `read` answers false.
+/// Reads all rows whose first columns are these texts, until `read` answers false; of a table that is not there, none.
 fn scan<const N: usize>(
     table: Oid,
     index: Oid,
@@ -285,6 +297,9 @@ fn scan_as<const N: usize>(
 ) {
     const TEXT_EQUAL: u32 = 67;
     const MOST: usize = 2;
+    if table == Oid::INVALID {
+        return;
+    }
     // SAFETY: the extension's own table and index, read under the lock that table_open takes. If anything here raises an error, the
     // transaction's abort closes them. The snapshot is null or one of `dirty`, which lives as long as the scan.
     unsafe {

@@ -49,16 +49,22 @@ pub struct Database<'a> {
 
 impl<'a> Database<'a> {
     pub fn new(server: &'a Server, name: &str) -> Result<Self> {
+        Self::with(server, name, "CREATE EXTENSION ratelimit")
+    }
+
+    /// One with the extension as a release created it, for the library of today.
+    pub fn of_release(server: &'a Server, name: &str, release: &str) -> Result<Self> {
+        Self::with(server, name, &format!("CREATE EXTENSION ratelimit VERSION '{release}'"))
+    }
+
+    fn with(server: &'a Server, name: &str, create: &str) -> Result<Self> {
         let quoted = format!("\"{}\"", name.replace('"', "\"\""));
         let mut client = server.connect()?;
         client
             .batch_execute(&format!("CREATE DATABASE {quoted}"))
             .with_context(|| format!("cannot create the database {name}"))?;
         let database = Self { server, name: name.to_owned() };
-        database
-            .connect()?
-            .batch_execute("CREATE EXTENSION ratelimit")
-            .context("cannot create the extension")?;
+        database.connect()?.batch_execute(create).context("cannot create the extension")?;
         Ok(database)
     }
 

@@ -92,21 +92,60 @@ impl Suite {
         }
     }
 
+    /// The files about what all releases can do: their SQL answers as that of today does.
+    pub fn lasting(&self) -> &'static [&'static str] {
+        match self.name {
+            "regress" => &[
+                "calls",
+                "leases",
+                "limiters",
+                "several",
+                "simulate",
+                "slot_errors",
+                "slots",
+                "slots_and_rates",
+                "triggers",
+                "waiting",
+            ],
+            _ => &[],
+        }
+    }
+
+    /// Runs a file with the SQL of a release, against the same answers.
+    pub fn run_release(&self, bed: &Bed, runner: &Path, name: &str, release: &str) -> Result<()> {
+        let twin = format!("{name}_{release}");
+        let title = format!("{}_{twin}", self.name);
+        let database = Database::of_release(bed.shared()?, &title, release)?;
+        self.run_twin(&database, runner, name, &twin, str::to_owned)
+    }
+
     /// Runs a file with durable limiters, against the same answers.
     pub fn run_durable(&self, bed: &Bed, runner: &Path, name: &str) -> Result<()> {
         let twin = format!("{name}_durable");
         let database = bed.database(&format!("{}_{twin}", self.name))?;
-        let folder = output_folder(&database, self, &format!("{twin}_files"))?;
+        self.run_twin(&database, runner, name, &twin, durable)
+    }
+
+    /// Runs a changed copy of a file, against answers that are changed likewise.
+    fn run_twin(
+        &self,
+        database: &Database,
+        runner: &Path,
+        name: &str,
+        twin: &str,
+        change: fn(&str) -> String,
+    ) -> Result<()> {
+        let folder = output_folder(database, self, &format!("{twin}_files"))?;
         for (from, to) in [
-            (self.input(name), Path::new(self.inputs).join(&twin).with_extension(self.extension)),
-            (self.expected(name), Path::new("expected").join(&twin).with_extension("out")),
+            (self.input(name), Path::new(self.inputs).join(format!("{twin}.{}", self.extension))),
+            (self.expected(name), Path::new("expected").join(format!("{twin}.out"))),
         ] {
             let text = fs::read_to_string(&from).with_context(|| from.display().to_string())?;
             let to = folder.join(to);
             fs::create_dir_all(to.with_file_name(""))?;
-            fs::write(to, durable(&text))?;
+            fs::write(to, change(&text))?;
         }
-        self.run_in(&database, runner, &twin, &folder)
+        self.run_in(database, runner, twin, &folder)
     }
 
     /// Runs one file: in a server of its own if it asks for settings, else in the shared one.

@@ -2,6 +2,7 @@
 //!
 //! - `regress::NAME`: the SQL file `pg_regress/sql/NAME.sql`
 //! - `regress::NAME_durable`: the same, with durable limiters
+//! - `regress::NAME_VERSION`: the same, with the SQL of a release
 //! - `isolation::NAME`: the specification `isolation/specs/NAME.spec`
 //! - `sessions::NAME`: a function of the module [`sessions`]
 //!
@@ -10,8 +11,10 @@
 
 mod bed;
 mod golden;
+mod releases;
 mod sessions;
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -20,29 +23,39 @@ use libtest_mimic::{Arguments, Trial};
 
 use bed::Bed;
 
+/// Runs a file with the runner at this path.
+type FileRun = Box<dyn Fn(&Bed, &Path) -> Result<()> + Send>;
+
 fn trials(bed: &Arc<Bed>) -> Result<Vec<Trial>> {
     let mut trials = Vec::new();
+    let releases = releases::all()?;
     for suite in [&golden::REGRESS, &golden::ISOLATION] {
         let runner = (suite.runner)(bed.tree());
-        for name in suite.names()? {
+        let mut add = |name: String, run: FileRun| {
             let (bed, runner) = (Arc::clone(bed), runner.clone());
             let missing = runner.is_none();
-            let title = format!("{}::{name}", suite.name);
             let run = move || match &runner {
-                Some(runner) => Ok(suite.run(&bed, runner, &name).map_err(report)?),
+                Some(runner) => Ok(run(&bed, runner).map_err(report)?),
                 None => Err("the runner is not installed".into()),
             };
+            let title = format!("{}::{name}", suite.name);
             trials.push(Trial::test(title, run).with_ignored_flag(missing));
+        };
+        for name in suite.names()? {
+            add(name.clone(), Box::new(move |bed, runner| suite.run(bed, runner, &name)));
         }
         for name in suite.twins() {
-            let (bed, runner) = (Arc::clone(bed), runner.clone());
-            let missing = runner.is_none();
-            let title = format!("{}::{name}_durable", suite.name);
-            let run = move || match &runner {
-                Some(runner) => Ok(suite.run_durable(&bed, runner, name).map_err(report)?),
-                None => Err("the runner is not installed".into()),
-            };
-            trials.push(Trial::test(title, run).with_ignored_flag(missing));
+            let run = |bed: &Bed, runner: &Path| suite.run_durable(bed, runner, name);
+            add(format!("{name}_durable"), Box::new(run));
+        }
+        for release in &releases {
+            for name in suite.lasting() {
+                let title = format!("{name}_{release}");
+                let release = release.clone();
+                let run =
+                    move |bed: &Bed, runner: &Path| suite.run_release(bed, runner, name, &release);
+                add(title, Box::new(run));
+            }
         }
     }
     for (name, test) in sessions::tests() {

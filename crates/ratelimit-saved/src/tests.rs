@@ -5,8 +5,8 @@
 use proptest::prelude::*;
 use ratelimit_core::slots::{Lease, Text, MAX_TEXT};
 use ratelimit_core::stats::{Counts, Hitter, Sighting};
-use ratelimit_core::table::Record;
-use ratelimit_core::Now;
+use ratelimit_core::table::{rule_key, Record};
+use ratelimit_core::{KeyHasher, Now, Secret};
 
 use crate::{read, Entry, Flaw, Head, SavedKey, SavedTotal, Writer};
 
@@ -219,4 +219,38 @@ proptest! {
         let head = &file(&[])[..52];
         prop_assert!(read_all(&[head, &bytes].concat()).is_err());
     }
+}
+
+/// The file that the library of release 0.1.0 saved, with one key of four limiters used and one lease. Servers begin with such a file
+/// after an upgrade.
+#[test]
+fn the_file_of_a_release_is_read() {
+    const FILE: &[u8] = include_bytes!("release-0.1.0.state");
+    const SYSTEM: u64 = 7_711_401_479_156_544_346;
+    let hasher = |secret: &Secret, limiter: u128| {
+        let (database, limiters) = (5u32.to_le_bytes(), 16_673u32.to_le_bytes());
+        KeyHasher::new(secret, &[&database, &limiters, &limiter.to_be_bytes(), b"memory"])
+    };
+
+    let (mut states, mut leases, mut others) = (Vec::new(), Vec::new(), 0);
+    let head = read(FILE, SYSTEM, |entry| match entry {
+        Entry::State(record) => states.push((record.key, record.kind, record.times.len())),
+        Entry::Lease(lease) => leases.push((lease.key, lease.token)),
+        Entry::Total(_) | Entry::Denied(_) => others += 1,
+    })
+    .unwrap();
+    assert_eq!((states.len(), others), (4, 0));
+
+    for (limiter, kind, times) in [
+        (0x3c71f28d_b2a1_421f_ada1_64bca48f3ce6, 1, 0),
+        (0x71a64363_efa1_42d7_9051_035e3d042e2a, 3, 0),
+        (0x9c1fb25c_1fd6_48e9_bb2d_9a983c29bc50, 4, 0),
+        (0x886f3d9a_f004_4a90_9f57_6f8883ee18c5, 5, 4),
+    ] {
+        let key = rule_key(hasher(&head.secret, limiter).key(b"k"), 1);
+        assert!(states.contains(&(key, kind, times)), "{limiter:x} is not in {states:?}");
+    }
+    let jobs = hasher(&head.secret, 0xdb29b2ee_58f9_464b_a5d4_dec05b81e9ed);
+    let token = 0xdcd8c710_7357_4613_b7e0_c2b800000000_u128;
+    assert_eq!(leases, [(jobs.key(b"k"), token.to_be_bytes())]);
 }

@@ -56,6 +56,7 @@ UPDATE rl_limiters SET name = 'renamed' WHERE name = 'log';
 SELECT rl_try_acquire('renamed', 'a');
 SELECT rl_try_acquire('log', 'a');
 
--- All gone.
+-- All gone, with all that belongs to them.
+SET client_min_messages = warning;
 TRUNCATE rl_limiters CASCADE;
 SELECT rl_try_acquire('api', 'a');

@@ -15,6 +15,7 @@ mod dump;
 mod durability;
 mod durable_leases;
 mod encodings;
+mod every_call;
 mod flood;
 mod folding;
 mod histories;
@@ -26,12 +27,15 @@ mod markdown;
 mod monitoring;
 mod oracle;
 mod parallel;
+mod planted;
 mod postgrest;
+mod privileges;
 mod purging;
 mod queue;
 mod random;
 mod read_only;
 mod recipes;
+mod releases;
 mod resets;
 mod rollback;
 mod ruin;
@@ -49,6 +53,8 @@ mod transactions;
 mod unloaded;
 mod unloaded_leases;
 mod unloaded_slots;
+mod upgrade;
+mod verdicts;
 mod waiting;
 mod worker;
 
@@ -88,10 +94,13 @@ pub fn tests() -> Vec<FileTest> {
         lists::TESTS,
         monitoring::TESTS,
         parallel::TESTS,
+        planted::TESTS,
         postgrest::TESTS,
+        privileges::TESTS,
         purging::TESTS,
         read_only::TESTS,
         recipes::TESTS,
+        releases::TESTS,
         resets::TESTS,
         ruin::TESTS,
         saved::TESTS,
@@ -106,6 +115,8 @@ pub fn tests() -> Vec<FileTest> {
         unloaded::TESTS,
         unloaded_leases::TESTS,
         unloaded_slots::TESTS,
+        upgrade::TESTS,
+        verdicts::TESTS,
         waiting::TESTS,
         worker::TESTS,
     ];

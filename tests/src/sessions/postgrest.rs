@@ -17,10 +17,10 @@ pub const TESTS: &[Test] = &[
 ];
 
 /// How many requests pass in these tests.
-const QUOTA: i64 = 3;
+pub const QUOTA: i64 = 3;
 
 /// A server with the recipe in it, up to the block of that name.
-fn prepared(bed: &Bed, last: &str) -> Result<Server> {
+pub fn prepared(bed: &Bed, last: &str) -> Result<Server> {
     let server = bed.private().start()?;
     let mut admin = Database::new(&server, "api")?.connect()?;
     let recipe = recipe("postgrest")?;

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
 use postgres::Client;
-use ratelimit_saved::{read, Head, Writer};
+use ratelimit_core::table::rule_key;
+use ratelimit_core::KeyHasher;
+use ratelimit_saved::{read, Entry, Head, Writer};
 use testbed::{Server, Stop};
 
 use super::ask::{ensure_code, run, Ask};
@@ -17,6 +19,7 @@ use crate::bed::{Bed, Database};
 
 pub const TESTS: &[Test] = &[
     ("a_restart_keeps_what_was_used", a_restart_keeps_what_was_used),
+    ("saved_states_are_known_as_in_all_releases", saved_states_are_known_as_in_all_releases),
     ("time_goes_on_while_the_server_is_down", time_goes_on_while_the_server_is_down),
     ("a_wall_clock_that_was_set_locks_nobody_out", a_wall_clock_that_was_set_locks_nobody_out),
     ("more_room_keeps_everything", more_room_keeps_everything),
@@ -63,6 +66,11 @@ const LEFT: &str = "
 
 fn file(server: &Server) -> PathBuf {
     server.pgdata().join("ratelimit.state")
+}
+
+/// The system identifier in a file.
+fn system(bytes: &[u8]) -> Result<u64> {
+    Ok(u64::from_le_bytes(bytes.get(12..20).context("too short")?.try_into()?))
 }
 
 fn session(server: &Server) -> Result<Client> {
@@ -115,11 +123,37 @@ fn time_goes_on_while_the_server_is_down(bed: &Bed) -> Result<()> {
     Ok(())
 }
 
+/// What 0.1.0 saved is found so: `ratelimit_saved` reads a file of it.
+fn saved_states_are_known_as_in_all_releases(bed: &Bed) -> Result<()> {
+    let mut server = start(bed)?;
+    let mut session = session(&server)?;
+    ensure!(session.takes("bucket", "key")?);
+    let (database, table, id): (u32, u32, String) = (
+        session.ask("SELECT oid FROM pg_database WHERE datname = current_database()")?,
+        session.ask("SELECT 'rl_limiters'::regclass::oid")?,
+        session.ask("SELECT replace(id::text, '-', '') FROM rl_limiters WHERE name = 'bucket'")?,
+    );
+    drop(session);
+    server.stop(Stop::Fast)?;
+    let id = u128::from_str_radix(&id, 16)?.to_be_bytes();
+    let mut keys = Vec::new();
+    let bytes = fs::read(file(&server))?;
+    let head = read(&bytes[..], system(&bytes)?, |entry| {
+        if let Entry::State(record) = entry {
+            keys.push(record.key);
+        }
+    })?;
+    let identity: [&[u8]; 4] = [&database.to_le_bytes(), &table.to_le_bytes(), &id, b"memory"];
+    let key = rule_key(KeyHasher::new(&head.secret, &identity).key(b"key"), 1);
+    ensure!(keys == [key], "{keys:?} instead of {key:?}: an upgrade would lose what was used");
+    Ok(())
+}
+
 /// Stops the server, lets `change` change what the file says of the server, and starts it again.
 fn restart_changed(server: &mut Server, change: impl Fn(&mut Head)) -> Result<()> {
     server.stop(Stop::Fast)?;
     let bytes = fs::read(file(server))?;
-    let system = u64::from_le_bytes(bytes.get(12..20).context("too short")?.try_into()?);
+    let system = system(&bytes)?;
     let mut head = read(&bytes[..], system, |_| ())?;
     change(&mut head);
     let mut writer = Writer::new(Vec::new(), &head)?;
