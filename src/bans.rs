@@ -24,7 +24,7 @@ use crate::shmem::Header;
 pub const TABLE: &CStr = c"rl_durable_bans";
 
 /// A ban that is to be.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 pub struct Sentence<'a> {
     /// For how long; `None` for ever.
     pub duration: Option<Micros>,

@@ -1,6 +1,6 @@
 //! Bans of durable limiters: rows of `rl_durable_bans`, written as the extension's owner.
 
-use std::ffi::CString;
+use std::ffi::{c_char, CString};
 
 use pgrx::pg_sys::{self, Datum};
 use pgrx::prelude::Spi;
@@ -110,7 +110,8 @@ fn run(command: &str, arguments: &[(Option<Datum>, pg_sys::Oid)]) -> Result<u64>
     let mut values: Vec<_> =
         arguments.iter().map(|(datum, _)| datum.unwrap_or(Datum::null())).collect();
     let null = |(datum, _): &(Option<Datum>, _)| if datum.is_some() { b' ' } else { b'n' };
-    let nulls: Vec<_> = arguments.iter().map(|argument| null(argument).cast_signed()).collect();
+    let nulls: Vec<_> =
+        arguments.iter().map(|argument| c_char::from_ne_bytes([null(argument)])).collect();
     house::as_owner(&extension, || {
         Spi::connect_mut(|_| {
             // SAFETY: connected; the callers give each argument the type that it has. The plan and the snapshot go with the connection.
