@@ -17,13 +17,6 @@ UPDATE @extschema@.rl_limiters SET name = name WHERE false;
 
 -- What has changed since:
 
--- The same with operators of one schema only.
-ALTER TABLE @extschema@.rl_limiters
-    DROP CONSTRAINT rl_limiters_name_check,
-    ADD CONSTRAINT rl_limiters_name_check
-        CHECK (pg_catalog.octet_length(name) OPERATOR(pg_catalog.>=) 1 AND pg_catalog.octet_length(name) OPERATOR(pg_catalog.<=) 63
-               AND name OPERATOR(pg_catalog.!~) '[[:cntrl:]]');
-
 -- Another rule may become the first, whose quota and burst overrides replace.
 CREATE OR REPLACE TRIGGER valid AFTER INSERT OR UPDATE OR DELETE ON @extschema@.rl_rules
     FOR EACH ROW EXECUTE FUNCTION @extschema@._rl_check_definition();
