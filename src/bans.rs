@@ -44,12 +44,26 @@ pub fn ban(
         return Ok(());
     }
     let now = header.clock.now().steady;
-    header.lists.set_bans(limiter.lists.place);
-    let ban = in_memory(limiter, text, sentence, false, now);
-    header.table().ban(limiter.key(text), &ban, now).map_err(|_| Error::full())?;
+    let (key, ban) = (limiter.key(text), in_memory(limiter, text, sentence, false, now));
+    header.table().ban(key, &ban, now).map_err(|_| Error::full())?;
+    tell(header, limiter, key);
     limiter.stats().banned();
-    forget_denials(header, limiter.key(text));
+    forget_denials(header, key);
     Ok(())
+}
+
+/// Says that a key has just been banned in shared memory.
+fn tell(header: &Header, limiter: &Definition, key: Key) {
+    header.ban_filter.add(key);
+    header.lists.set_bans(limiter.lists.place);
+}
+
+/// Lets calls for keys whose bans have ended be as fast as before, when there have been many.
+pub fn renew_filter(header: &'static Header) {
+    if header.ban_filter.is_worn() {
+        let now = header.clock.read().steady;
+        header.ban_filter.renew(|show| header.table().banned_keys(now, show));
+    }
 }
 
 fn in_memory<'a>(
@@ -111,11 +125,14 @@ pub fn denied(
         }
         return Ok(());
     }
-    header.lists.set_bans(limiter.lists.place);
     let sentence = Sentence { duration: policy.duration, reason: None };
     let ban = in_memory(limiter, text, sentence, true, now.steady);
     // If somebody else was quicker it is banned, too. Where there is no room the next denial tries again.
-    if table.ban_anew(table_key, &ban, now.steady) == Ok(true) {
+    let banned = table.ban_anew(table_key, &ban, now.steady);
+    if banned.is_ok() {
+        tell(header, limiter, table_key);
+    }
+    if banned == Ok(true) {
         limiter.stats().banned();
         forget_denials(header, table_key);
     }

@@ -12,10 +12,11 @@ use crate::error::Result;
 use crate::shmem::{self, Header};
 use crate::stats;
 
-/// Clears the keys of shared memory that are as good as new, and drops the leases that have expired.
+/// Clears the keys of shared memory that are as good as new, drops the leases that have expired, and forgets that keys were banned.
 pub fn sweep(header: &'static Header) {
     header.table().sweep(header.clock.read().steady);
     header.sweep_slots();
+    bans::renew_filter(header);
 }
 
 /// What of a ledger is to be summed up.

@@ -106,7 +106,8 @@ impl Saved {
         let (mut leases, mut homeless) = (0u64, 0u64);
         let install = |entry: Entry<'_>| match entry {
             Entry::State(record) if record.fresh > now => {
-                if let Some(limiter) = record.banning() {
+                if let Some((limiter, key)) = record.banned() {
+                    header.ban_filter.add(key);
                     header.lists.set_bans(header.lists.place(limiter));
                 }
                 states += 1;

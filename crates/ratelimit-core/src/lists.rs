@@ -8,7 +8,8 @@
 //! * What a process remembers of a row is good as long as the [`generation`](Lists::generation) of its key is the same. It changes when a
 //!   row was changed, after others can see that. So a process reads the generation first, and the row then.
 //!
-//! A ban in shared memory needs no mark, which would stay when it has ended: where a limiter has had one, the key's cells are looked at.
+//! A ban in shared memory needs no mark, which would stay when it has ended: where a limiter has had one, there is another filter to ask, the
+//! [`ban_filter`](crate::ban_filter).
 //!
 //! Marks are a Bloom filter (Burton H. Bloom, "Space/time trade-offs in hash coding with allowable errors", 1970) with both bits of a key
 //! in one word: about one key in thirty that was not marked looks as if it were, when 100,000 are.
@@ -18,7 +19,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::table::Key;
 
 const LIMITERS: usize = 4_096;
-const WORDS: usize = 16_384;
+pub(crate) const WORDS: usize = 16_384;
 /// How many [generations](Lists::generation) there are.
 pub const GENERATIONS: usize = 4_096;
 
@@ -117,7 +118,7 @@ impl Lists {
         self.set(place, MARKED);
     }
 
-    /// Says that a key of the limiter is about to be banned in shared memory.
+    /// Says that a key of the limiter has just been banned in shared memory, and is in the [`ban_filter`](crate::ban_filter).
     pub fn set_bans(&self, place: Option<Place>) {
         self.set(place, BANS);
     }
@@ -149,7 +150,7 @@ pub fn generation_of(key: Key) -> usize {
 
 /// The word with a key's bits, and the bits.
 #[inline(always)]
-fn mark([high, low]: Key) -> (usize, u64) {
+pub(crate) fn mark([high, low]: Key) -> (usize, u64) {
     ((high >> 32) as usize % WORDS, 1 << (low & 63) | 1 << (low >> 6 & 63))
 }
 

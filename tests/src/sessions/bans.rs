@@ -11,6 +11,7 @@ pub const TESTS: &[Test] = &[
     ("bans_go_with_their_limiter", bans_go_with_their_limiter),
     ("bans_stay_with_a_limiter_that_others_cannot_see", bans_of_an_open_transaction),
     ("bans_go_with_their_database", bans_go_with_their_database),
+    ("a_flood_of_bans_that_end_lets_others_hold", a_flood_of_bans),
 ];
 
 /// How many bans shared memory holds for this database, also of limiters that are gone.
@@ -63,6 +64,24 @@ fn bans_of_an_open_transaction(bed: &Bed) -> Result<()> {
     other.batch_execute("SELECT rl_purge()")?;
     session.batch_execute("COMMIT; SELECT rl_purge()")?;
     ensure!(!other.takes("a", "key")?);
+    Ok(())
+}
+
+fn a_flood_of_bans(bed: &Bed) -> Result<()> {
+    let server = bed.private().setting("ratelimit.purge_interval", "0").start()?;
+    let mut session = Database::new(&server, "bans")?.connect()?;
+    session.limiter("api", 10)?;
+    session.batch_execute(BAN_MANY)?;
+    // More than are remembered before house-keeping looks which have ended; and twice, as there are two filters.
+    for _ in 0..2 {
+        session.batch_execute(
+            "SELECT count(rl_ban('api', 'short ' || n, '1 us')) FROM generate_series(1, 40000) AS n;
+             SELECT rl_purge()",
+        )?;
+        let sql = "SELECT count(*) FROM generate_series(1, 100) AS n WHERE rl_try_acquire('api', 'key ' || n)";
+        ensure!(session.ask::<i64>(sql)? == 0, "a ban was forgotten");
+        ensure!(session.takes("api", "short 1")?);
+    }
     Ok(())
 }
 

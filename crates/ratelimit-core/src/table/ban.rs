@@ -153,6 +153,11 @@ impl<'t, H: Host> Table<'t, H> {
         self.keyed_bans(now, |_, ban| show(ban));
     }
 
+    /// Shows all keys that are banned.
+    pub fn banned_keys(&self, now: Micros, mut show: impl FnMut(Key)) {
+        self.keyed_bans(now, |key, _| show(key));
+    }
+
     /// Ends those bans that `ends` says yes to, as of limiters that are gone. Nothing is locked while it is asked.
     pub fn end_bans(&self, now: Micros, ends: impl Fn(&Ban<'_>) -> bool) {
         self.keyed_bans(now, |key, ban| {
@@ -182,8 +187,9 @@ impl Record<'_> {
         self.kind == BAN_KIND
     }
 
-    /// The tag of the limiter that bans, if this is a ban.
-    pub fn banning(&self) -> Option<u32> {
-        self.times.get(1).filter(|_| self.is_ban()).map(|tag| *tag as u32)
+    /// The tag of the limiter that bans and the key that it has banned, if this is a ban.
+    pub fn banned(&self) -> Option<(u32, Key)> {
+        let tag = self.times.get(1).filter(|_| self.is_ban())?;
+        Some((*tag as u32, rule_key(self.key, BAN)))
     }
 }

@@ -150,7 +150,7 @@ fn bans_leave_a_table_and_enter_another() {
     memory.table().ban(key(1), &ban(long, None), START.steady).unwrap();
     let mut records = 0;
     let install = |record: &Record<'_>| {
-        assert_eq!(record.banning(), Some(0x1234_5678));
+        assert_eq!(record.banned(), Some((0x1234_5678, key(1))));
         records += 1;
         other.table().install(record, START.steady, |_| true).map(|_| ())
     };
