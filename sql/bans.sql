@@ -21,6 +21,27 @@ CREATE FUNCTION rl_ban(limiter text, key text, duration interval, reason text DE
     LANGUAGE c VOLATILE PARALLEL UNSAFE COST 100 AS 'MODULE_PATHNAME', 'rl_ban';
 COMMENT ON FUNCTION rl_ban IS 'refuses all calls for a key for so long, null for ever, in place of an earlier ban of it';
 
+-- For a key that was refused too often. A refusal neither waits nor fails: where others are at the row or at the limiter's, or the
+-- transaction's snapshot is of before what they did, the next refusal tries again.
+CREATE FUNCTION _rl_ban_denied(limiter text, key text, since timestamptz, expires_at timestamptz)
+    RETURNS boolean
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '1ms'
+    AS $$
+#variable_conflict use_variable
+BEGIN
+    INSERT INTO @extschema@.rl_durable_bans AS b (limiter, key, automatic, since, expires_at)
+    VALUES (limiter, key, true, since, expires_at)
+        ON CONFLICT ON CONSTRAINT rl_durable_bans_pkey DO UPDATE
+       SET reason = NULL, automatic = true, since = excluded.since, expires_at = excluded.expires_at
+     WHERE b.expires_at <= since;
+    RETURN FOUND;
+EXCEPTION
+    WHEN lock_not_available OR deadlock_detected OR serialization_failure OR foreign_key_violation THEN
+        RETURN false;
+END
+$$;
+COMMENT ON FUNCTION _rl_ban_denied IS 'internal: bans a key unless it is banned or somebody is in the way; says whether it did';
+
 CREATE FUNCTION rl_unban(limiter text, key text)
     RETURNS boolean
     LANGUAGE c VOLATILE PARALLEL UNSAFE COST 100 AS 'MODULE_PATHNAME', 'rl_unban';

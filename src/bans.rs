@@ -3,88 +3,139 @@
 //! Those of memory limiters are in shared memory: they act at once, and stay whatever becomes of the transaction. Those of durable limiters
 //! are rows, and come and go with the transaction.
 
-use std::ffi::{CStr, CString};
+mod open;
+mod rows;
 
-use pgrx::datum::DatumWithOid;
-use pgrx::pg_sys::{self, Datum};
-use pgrx::prelude::Spi;
-use ratelimit_core::table::{Ban, Key, DENIALS, MAX_BAN_TEXT};
+use std::ffi::CStr;
+
+use pgrx::pg_sys;
+use ratelimit_core::table::{Ban, Key, MAX_BAN_TEXT};
 use ratelimit_core::{Micros, Operation};
 
-use crate::catalog::{Definition, Extension, Stake};
-use crate::datum::EPOCHS;
+pub use open::{forget_denials, install};
+pub use rows::purge;
+
+use crate::catalog::{Definition, Stake};
 use crate::encoding;
 use crate::error::{Error, Result};
-use crate::house;
 use crate::shmem::Header;
 
 /// The bans of durable limiters.
 pub const TABLE: &CStr = c"rl_durable_bans";
 
 /// A ban that is to be.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 pub struct Sentence<'a> {
     /// For how long; `None` for ever.
     pub duration: Option<Micros>,
     pub reason: Option<&'a [u8]>,
-    /// Whether nobody decided it.
-    pub automatic: bool,
 }
 
-/// Bans a key, in place of an earlier ban of it.
+/// Bans a key, in place of an earlier ban of it. After it counting denials starts afresh.
 pub fn ban(
     header: &'static Header,
     limiter: &Definition,
     text: &[u8],
     sentence: Sentence<'_>,
 ) -> Result<()> {
-    limiter.stats().banned();
     if limiter.stake() == Stake::Durable {
-        return write(header, limiter, text, sentence);
+        rows::write(header, limiter, text, sentence)?;
+        open::add(header, limiter.stats(), limiter.key(text));
+        return Ok(());
     }
     let now = header.clock.now().steady;
-    let ban = Ban {
+    let (key, ban) = (limiter.key(text), in_memory(limiter, text, sentence, false, now));
+    header.table().ban(key, &ban, now).map_err(|_| Error::full())?;
+    tell(header, limiter, key);
+    limiter.stats().banned();
+    forget_denials(header, key);
+    Ok(())
+}
+
+/// Says that a key has just been banned in shared memory.
+fn tell(header: &Header, limiter: &Definition, key: Key) {
+    header.ban_filter.add(key);
+    header.lists.set_bans(limiter.lists.place);
+}
+
+/// Lets calls for keys whose bans have ended be as fast as before, when there have been many.
+pub fn renew_filter(header: &'static Header) {
+    if header.ban_filter.is_worn() {
+        let now = header.clock.read().steady;
+        header.ban_filter.renew(|show| header.table().banned_keys(now, show));
+    }
+}
+
+fn in_memory<'a>(
+    limiter: &Definition,
+    text: &'a [u8],
+    sentence: Sentence<'a>,
+    automatic: bool,
+    now: Micros,
+) -> Ban<'a> {
+    Ban {
         // SAFETY: a plain variable, set when the process connected to its database.
         database: unsafe { pg_sys::MyDatabaseId }.to_u32(),
         limiter: limiter.id(),
         tag: limiter.tag(),
         text: encoding::clip(text, MAX_BAN_TEXT),
         reason: sentence.reason.map(|reason| encoding::clip(reason, MAX_BAN_TEXT)),
-        automatic: sentence.automatic,
+        automatic,
         since: now,
         until: sentence.duration.map(|duration| now.saturating_add(duration)),
-    };
-    header.lists.mark(limiter.lists.place, limiter.list_key(text));
-    header.table().ban(limiter.key(text), &ban, now).map_err(|_| Error::full())
+    }
 }
 
 /// Ends the ban of a key; says whether there was one.
 pub fn unban(header: &'static Header, limiter: &Definition, text: &[u8]) -> Result<bool> {
     if limiter.stake() == Stake::Durable {
-        return delete(header, limiter, text);
+        return rows::delete(header, limiter, text);
     }
     Ok(header.table().unban(limiter.key(text), header.clock.now().steady))
 }
 
-/// Counts that a key was refused, and bans it when that was once too often.
+/// Counts that a key was refused, and bans it when that was once too often. A ban that somebody has made meanwhile stays as it is. Where the
+/// refusal `raises` an error no row is written for nothing.
 #[cold]
-pub fn denied(header: &'static Header, limiter: &Definition, text: &[u8], key: Key) -> Result<()> {
+pub fn denied(
+    header: &'static Header,
+    limiter: &Definition,
+    text: &[u8],
+    key: Key,
+    raises: bool,
+) -> Result<()> {
     let Some(policy) = limiter.bans() else { return Ok(()) };
+    let (table, table_key, now) = (header.table(), limiter.table_key(key), header.clock.now());
+    // As the call began it was not; but calls may wait.
+    if table.banned(table_key, now.steady).is_some() {
+        return Ok(());
+    }
+    open::begin_afresh(table_key);
     let request = limiter.denial(policy, key);
-    let (table, now) = (header.table(), header.clock.now());
     // Where there is no room to count, there is none for a ban.
     let Ok(counted) = table.decide(&[request], now, Operation::Take, None) else { return Ok(()) };
     // SAFETY: reads a variable. Nothing can be written while workers run: then the next denial will be the one.
-    let can_write = || limiter.stake() != Stake::Durable || !unsafe { pg_sys::IsInParallelMode() };
-    if counted.allowed && counted.remaining > 0 || !can_write() {
+    let can_write = || !raises && !unsafe { pg_sys::IsInParallelMode() };
+    if counted.allowed && counted.remaining > 0 {
         return Ok(());
     }
-    let sentence = Sentence { duration: policy.duration, automatic: true, ..Sentence::default() };
-    let banned = ban(header, limiter, text, sentence);
     if limiter.stake() == Stake::Durable {
-        banned?;
+        if can_write() && rows::write_unless_banned(header, limiter, text, policy.duration)? {
+            open::add(header, limiter.stats(), table_key);
+        }
+        return Ok(());
     }
-    table.reset(limiter.table_key(key), std::iter::once(DENIALS), now.steady);
+    let sentence = Sentence { duration: policy.duration, reason: None };
+    let ban = in_memory(limiter, text, sentence, true, now.steady);
+    // If somebody else was quicker it is banned, too. Where there is no room the next denial tries again.
+    let banned = table.ban_anew(table_key, &ban, now.steady);
+    if banned.is_ok() {
+        tell(header, limiter, table_key);
+    }
+    if banned == Ok(true) {
+        limiter.stats().banned();
+        forget_denials(header, table_key);
+    }
     Ok(())
 }
 
@@ -97,81 +148,4 @@ pub fn all(header: &'static Header, mut show: impl FnMut(&Ban<'_>)) {
             show(ban);
         }
     });
-}
-
-fn write(
-    header: &'static Header,
-    limiter: &Definition,
-    text: &[u8],
-    sentence: Sentence<'_>,
-) -> Result<()> {
-    const COMMAND: &str = "INSERT INTO {}.rl_durable_bans (limiter, key, reason, automatic, since, expires_at) \
-         VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT ON CONSTRAINT rl_durable_bans_pkey DO UPDATE SET \
-         reason = excluded.reason, automatic = excluded.automatic, since = excluded.since, expires_at = excluded.expires_at";
-    let now = header.clock.stopped().wall - EPOCHS;
-    let ends = sentence.duration.map(|duration| Datum::from(now.saturating_add(duration)));
-    run(
-        COMMAND,
-        &[
-            (Some(crate::datum::text(limiter.bytes())), pg_sys::TEXTOID),
-            (Some(crate::datum::text(text)), pg_sys::TEXTOID),
-            (sentence.reason.map(crate::datum::text), pg_sys::TEXTOID),
-            (Some(Datum::from(sentence.automatic)), pg_sys::BOOLOID),
-            (Some(Datum::from(now)), pg_sys::TIMESTAMPTZOID),
-            (ends, pg_sys::TIMESTAMPTZOID),
-        ],
-    )
-    .map(|_| ())
-}
-
-fn delete(header: &'static Header, limiter: &Definition, text: &[u8]) -> Result<bool> {
-    const COMMAND: &str = "DELETE FROM {}.rl_durable_bans WHERE limiter OPERATOR(pg_catalog.=) $1 \
-         AND key OPERATOR(pg_catalog.=) $2 AND (expires_at IS NULL OR expires_at OPERATOR(pg_catalog.>) $3)";
-    let rows = run(
-        COMMAND,
-        &[
-            (Some(crate::datum::text(limiter.bytes())), pg_sys::TEXTOID),
-            (Some(crate::datum::text(text)), pg_sys::TEXTOID),
-            (Some(Datum::from(header.clock.stopped().wall - EPOCHS)), pg_sys::TIMESTAMPTZOID),
-        ],
-    )?;
-    Ok(rows > 0)
-}
-
-/// Removes at most so many bans of durable limiters that have ended; says how many.
-pub fn purge(header: &'static Header, extension: &Extension, most: usize) -> Result<usize> {
-    const COMMAND: &str = "DELETE FROM {}.rl_durable_bans WHERE ctid OPERATOR(pg_catalog.=) ANY (ARRAY(\
-         SELECT ctid FROM {}.rl_durable_bans WHERE expires_at OPERATOR(pg_catalog.<=) $1 LIMIT $2 FOR UPDATE SKIP LOCKED))";
-    if !extension.has_table(TABLE) {
-        return Ok(0);
-    }
-    let rows = run(
-        COMMAND,
-        &[
-            (Some(Datum::from(header.clock.stopped().wall - EPOCHS)), pg_sys::TIMESTAMPTZOID),
-            (Some(Datum::from(i64::try_from(most).unwrap_or(i64::MAX))), pg_sys::INT8OID),
-        ],
-    )?;
-    Ok(usize::try_from(rows).unwrap_or(usize::MAX))
-}
-
-/// Runs a command on the table, as the extension's owner; says how many rows it wrote.
-fn run(command: &str, arguments: &[(Option<Datum>, pg_sys::Oid)]) -> Result<u64> {
-    let missing = || Error::foreign_table(&TABLE.to_string_lossy());
-    let extension = Extension::find().ok_or_else(missing)?;
-    extension.table(TABLE)?;
-    let parts: Vec<_> = command.split("{}").map(str::as_bytes).collect();
-    let command = CString::new(parts.join(extension.quoted_schema())).unwrap_or_default();
-    // SAFETY: the callers give each argument the type that it has.
-    let argument = |(datum, oid): &(Option<Datum>, pg_sys::Oid)| unsafe {
-        datum.map_or_else(|| DatumWithOid::null_oid(*oid), |datum| DatumWithOid::new(datum, *oid))
-    };
-    let arguments: Vec<_> = arguments.iter().map(argument).collect();
-    house::as_owner(&extension, || {
-        Spi::connect_mut(|client| {
-            let written = client.update(&*command, None, &arguments)?;
-            Ok::<_, pgrx::spi::Error>(written.len() as u64)
-        })
-    })
-    .map_err(|error| Error::internal(&error.to_string()))
 }

@@ -12,10 +12,11 @@ use crate::error::Result;
 use crate::shmem::{self, Header};
 use crate::stats;
 
-/// Clears the keys of shared memory that are as good as new, and drops the leases that have expired.
+/// Clears the keys of shared memory that are as good as new, drops the leases that have expired, and forgets that keys were banned.
 pub fn sweep(header: &'static Header) {
     header.table().sweep(header.clock.read().steady);
     header.sweep_slots();
+    bans::renew_filter(header);
 }
 
 /// What of a ledger is to be summed up.
@@ -43,7 +44,10 @@ pub fn pass(extension: &Extension, batch: usize, fold: Fold) -> Result<usize> {
         extension.table(table)?;
     }
     let header = shmem::get()?.unwrap_or_else(shmem::private);
-    stats::tidy(header, stats::database(), || catalog::ids(extension.schema()));
+    // What this transaction has dropped may come back.
+    if !catalog::has_changed() {
+        stats::tidy(header, stats::database(), || catalog::ids(extension.schema()));
+    }
     // The ledger that is emptied stays locked until the transaction ends: so that comes last.
     let expired = durable::purge(header, extension.schema(), batch)?
         + durable::purge_leases(header, extension.schema(), batch)?

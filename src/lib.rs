@@ -41,5 +41,7 @@ pub extern "C-unwind" fn _PG_init() {
     transaction::install();
     slots::install();
     stats::install();
+    // Called before that of statistics, as the later one is: what it counts is brought at once.
+    bans::install();
     worker::install();
 }

@@ -127,7 +127,7 @@ pub fn find(header: &Header, limiter: &Definition, text: &[u8], key: Key) -> Res
             });
             lists.set_known(place);
         }
-        if lists.look(place, key) == Listed::No {
+        if matches!(lists.look(place, key), Listed::No | Listed::NoRow) {
             return Ok(None);
         }
     } else if !limiter.lists.any {
@@ -234,7 +234,7 @@ pg_function! {
     }
 }
 
-fn mark(call: &Call, header: &Header, limiter: &[u8], text: &[u8]) {
+fn mark(call: &Call, header: &'static Header, limiter: &[u8], text: &[u8]) {
     let (place, key) = match catalog::limiter(header, limiter, call.function()) {
         Ok(limiter) => (limiter.lists.place, limiter.list_key(text)),
         // What cannot be used now may be mended before the row is gone.

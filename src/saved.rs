@@ -107,7 +107,8 @@ impl Saved {
         let install = |entry: Entry<'_>| match entry {
             Entry::State(record) if record.fresh > now => {
                 if let Some((limiter, key)) = record.banned() {
-                    header.lists.mark(header.lists.place(limiter), key);
+                    header.ban_filter.add(key);
+                    header.lists.set_bans(header.lists.place(limiter));
                 }
                 states += 1;
                 refused += u64::from(table.install(&record, now, |_| true).is_err());

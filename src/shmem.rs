@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use pgrx::pg_sys;
+use ratelimit_core::ban_filter::BanFilter;
 use ratelimit_core::lists::Lists;
 use ratelimit_core::table::{Cell, Host, Shape, Table};
 use ratelimit_core::{Micros, Now, Secret};
@@ -47,6 +48,8 @@ pub struct Header {
     pub board: Board,
     /// Which keys are treated otherwise.
     pub lists: Lists,
+    /// Which keys are banned.
+    pub ban_filter: BanFilter,
 }
 
 /// On a cache line of its own: what is written often must not slow down what is read often.

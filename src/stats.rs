@@ -59,7 +59,11 @@ fn now(header: &Header) -> Micros {
 impl Stats {
     /// Those of a limiter, which gets a place for them; `live` are all limiters of this database. Where no memory is shared, and where all
     /// places are taken, nothing is counted.
-    pub fn of(header: &Header, id: LimiterId, live: impl FnOnce() -> Vec<LimiterId>) -> Self {
+    pub fn of(
+        header: &'static Header,
+        id: LimiterId,
+        live: impl FnOnce() -> Vec<LimiterId>,
+    ) -> Self {
         if !shmem::is_shared(header) {
             return Stats(None);
         }

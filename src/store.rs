@@ -13,7 +13,7 @@ mod wait;
 use std::rc::Rc;
 
 use pgrx::pg_sys;
-use ratelimit_core::table::{Cell, OnFull, Request, DENIALS};
+use ratelimit_core::table::{Cell, OnFull, Request};
 use ratelimit_core::{Brief, Decision, Now, Operation, Reason, Receipts, Rule};
 
 pub use asked::Asked;
@@ -34,6 +34,8 @@ use crate::transaction;
 pub struct Store {
     header: &'static Header,
     function: pg_sys::Oid,
+    /// Whether a denial is going to raise an error, which rolls back what is written for it.
+    raises: bool,
 }
 
 impl Store {
@@ -45,7 +47,12 @@ impl Store {
             return Err(Error::parallel_worker());
         }
         let header = shmem::get()?.unwrap_or_else(shmem::private);
-        Ok(Store { header, function: call.function() })
+        Ok(Store { header, function: call.function(), raises: false })
+    }
+
+    /// The same for calls that raise an error where they are denied.
+    pub fn raising(self) -> Self {
+        Store { raises: true, ..self }
     }
 
     pub fn header(&self) -> &'static Header {
@@ -140,7 +147,7 @@ impl Store {
             && limiter.bans().is_some()
             && (1..=request.rule.capacity()).contains(&cost)
         {
-            bans::denied(self.header, limiter, key, listed)?;
+            bans::denied(self.header, limiter, key, listed, self.raises)?;
         }
         Ok(brief.allowed)
     }
@@ -223,7 +230,7 @@ impl Store {
     fn count_denial(&self, asked: &Asked<'_>, request: usize) -> Result<()> {
         match asked.whom(request) {
             Some((limiter, key)) if limiter.bans().is_some() => {
-                bans::denied(self.header, limiter, key, limiter.list_key(key))
+                bans::denied(self.header, limiter, key, limiter.list_key(key), self.raises)
             }
             _ => Ok(()),
         }
@@ -369,11 +376,11 @@ impl Store {
 
     /// Forgets what a key has used; says whether it had used anything. A durable key forgets when the transaction commits.
     pub fn reset(&self, limiter: &Definition, key: &[u8]) -> Result<bool> {
-        let table = self.header.table();
+        let (table, table_key) = (self.header.table(), limiter.key(key));
+        // How often it was refused is in memory, whatever the storage, and is nothing that it has used.
+        bans::forget_denials(self.header, table_key);
         if limiter.stake() != Stake::Durable {
-            let (now, table_key) = (self.header.clock.now().steady, limiter.key(key));
-            // How often it was refused is forgotten, too, and is nothing that it has used.
-            table.reset(table_key, std::iter::once(DENIALS), now);
+            let now = self.header.clock.now().steady;
             return Ok(table.reset(table_key, limiter.positions(), now));
         }
         let verdict = self.verdict(limiter, key)?.in_general();

@@ -44,7 +44,7 @@ pg_function! {
         let (limiter, key, cost) = (call.text(0, "limiter")?, call.text(1, "key")?, call.cost(2, "cost")?);
         let store = Store::new(call)?;
         let limiter = store.limiter(limiter)?;
-        let decision = store.decide(&limiter, key, cost, Operation::Take)?;
+        let decision = store.raising().decide(&limiter, key, cost, Operation::Take)?;
         if decision.allowed {
             Ok(Datum::null())
         } else {

@@ -19,7 +19,7 @@ pg_function! {
         let reason = call.optional(3).map(|_| call.text(3, "reason")).transpose()?;
         let store = Store::new(call)?;
         let limiter = store.limiter(limiter)?;
-        bans::ban(store.header(), &limiter, key, Sentence { duration, reason, automatic: false })?;
+        bans::ban(store.header(), &limiter, key, Sentence { duration, reason })?;
         Ok(Datum::null())
     }
 }

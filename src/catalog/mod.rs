@@ -23,7 +23,9 @@ pub use check::name_flaw;
 pub use definition::{hasher, DefinedRule, Definition, Lists, Mode, Stake};
 pub use durable::{durable_rules, DurableRules};
 pub use extension::Extension;
-pub use scan::{ban_of, enum_label, limiter as limiter_row, listed_keys, override_of, Id, Tables};
+pub use scan::{
+    ban_of, coming_ban_of, enum_label, limiter as limiter_row, listed_keys, override_of, Id, Tables,
+};
 
 use crate::backend::BackendCell;
 use crate::error::{Error, Result};
@@ -63,7 +65,7 @@ pub fn ask_for_invalidations(asks: bool) {
 
 /// The definition of a limiter; `function` is one of the extension's, and tells its schema.
 #[inline(always)]
-pub fn limiter(header: &Header, name: &[u8], function: Oid) -> Result<Rc<Definition>> {
+pub fn limiter(header: &'static Header, name: &[u8], function: Oid) -> Result<Rc<Definition>> {
     if ASKS.load(Ordering::Relaxed) {
         // SAFETY: we are inside a function call of a transaction, and hold no lock.
         unsafe { pg_sys::AcceptInvalidationMessages() };
@@ -92,7 +94,7 @@ pub fn limiter(header: &Header, name: &[u8], function: Oid) -> Result<Rc<Definit
 }
 
 #[cold]
-fn load(header: &Header, name: &[u8], function: Oid) -> Result<Rc<Definition>> {
+fn load(header: &'static Header, name: &[u8], function: Oid) -> Result<Rc<Definition>> {
     // An update of the extension may have made tables; in the middle of a transaction PostgreSQL looks for that as it locks something.
     // SAFETY: we are in a transaction, and hold nothing that a callback would change.
     unsafe { pg_sys::AcceptInvalidationMessages() };
@@ -123,7 +125,12 @@ pub fn slot_keys<'s>(schema: Oid, secret: &'s Secret) -> impl Fn(&Id, &Id) -> Ke
     move |limiter, digest| hasher(&tables, limiter, secret).key(digest)
 }
 
-/// The limiters in the extension's schema.
+/// Whether the open transaction has changed definitions.
+pub fn has_changed() -> bool {
+    CHANGED.load(Ordering::Relaxed)
+}
+
+/// The limiters in the extension's schema, also those that open transactions have created.
 pub fn ids(schema: Oid) -> Vec<Id> {
     scan::ids(&scan::Tables::in_schema(schema))
 }

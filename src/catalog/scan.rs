@@ -136,13 +136,17 @@ pub fn names(tables: &Tables) -> Vec<Vec<u8>> {
     names
 }
 
-/// The ids of all limiters.
+/// The ids of all limiters, also of those that open transactions have created.
 pub fn ids(tables: &Tables) -> Vec<Id> {
     let mut ids = Vec::new();
-    scan(tables.limiters, tables.limiters_key, &[], |row: &Row<12>| {
-        ids.push(row.uuid(11));
-        true
-    });
+    let mut dirty = dirty();
+    // A row that is written anew while the first scan goes on may escape it, but not the other one.
+    for snapshot in [&raw mut dirty, std::ptr::null_mut()] {
+        scan_as(snapshot, tables.limiters, tables.limiters_key, &[], |row: &Row<12>| {
+            ids.push(row.uuid(11));
+            true
+        });
+    }
     ids
 }
 
@@ -190,6 +194,18 @@ pub fn ban_of(tables: &Tables, limiter: &[u8], key: &[u8]) -> Option<i64> {
         false
     });
     found
+}
+
+/// The same of the ban that there is or that another transaction is writing: of several, when the last one ends. One that is being removed
+/// is there still.
+pub fn coming_ban_of(tables: &Tables, limiter: &[u8], key: &[u8]) -> Option<i64> {
+    let mut last = None;
+    let mut dirty = dirty();
+    scan_as(&mut dirty, tables.bans, tables.bans_key, &[limiter, key], |row: &Row<6>| {
+        last = last.max(Some(row.time(5)));
+        true
+    });
+    last
 }
 
 /// Shows the keys of a limiter that are in one of the lists, until the reader answers false.
@@ -254,8 +270,26 @@ pub fn enum_label(value: Datum) -> String {
     pgrx::enum_helper::lookup_enum_by_oid(Oid::from(value.value() as u32)).0
 }
 
+/// A snapshot that shows what open transactions have written, and what they have removed.
+fn dirty() -> pg_sys::SnapshotData {
+    let snapshot_type = pg_sys::SnapshotType::SNAPSHOT_DIRTY;
+    pg_sys::SnapshotData { snapshot_type, ..Default::default() }
+}
+
 /// Reads all rows whose first columns are these texts, until `read` answers false; of a table that is not there, none.
 fn scan<const N: usize>(
+    table: Oid,
+    index: Oid,
+    texts: &[&[u8]],
+    read: impl FnMut(&Row<N>) -> bool,
+) {
+    // systable_beginscan takes the latest snapshot then.
+    scan_as(std::ptr::null_mut(), table, index, texts, read);
+}
+
+/// The same with a snapshot.
+fn scan_as<const N: usize>(
+    snapshot: pg_sys::Snapshot,
     table: Oid,
     index: Oid,
     texts: &[&[u8]],
@@ -266,8 +300,8 @@ fn scan<const N: usize>(
     if table == Oid::INVALID {
         return;
     }
-    // SAFETY: the extension's own table and index, read under the lock that table_open takes. A null snapshot makes
-    // systable_beginscan take the latest one. If anything here raises an error, the transaction's abort closes them.
+    // SAFETY: the extension's own table and index, read under the lock that table_open takes. If anything here raises an error, the
+    // transaction's abort closes them. The snapshot is null or one of `dirty`, which lives as long as the scan.
     unsafe {
         let relation = pg_sys::table_open(table, pg_sys::AccessShareLock as i32);
         let mut keys = [pg_sys::ScanKeyData::default(); MOST];
@@ -276,7 +310,6 @@ fn scan<const N: usize>(
             pg_sys::ScanKeyInit(key, n, equal, Oid::from(TEXT_EQUAL), crate::datum::text(text));
         }
         let count = texts.len().min(MOST);
-        let snapshot = std::ptr::null_mut();
         let scan = pg_sys::systable_beginscan(
             relation,
             index,

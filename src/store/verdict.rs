@@ -60,6 +60,7 @@ impl Store {
     pub(super) fn may_be_listed(&self, limiter: &Definition, key: Key) -> bool {
         match self.header.lists.look(limiter.lists.place, key) {
             Listed::No => false,
+            Listed::NoRow => self.header.ban_filter.may_have(limiter.table_key(key)),
             Listed::Maybe => true,
             Listed::Unknown => self.may_be_unknown(limiter, key),
         }

@@ -41,7 +41,7 @@ pg_function! {
             let taken = store.try_take(&limiter, &key, cost)?;
             return Ok(if taken { Datum::from(fired.tuple()) } else { Datum::null() });
         }
-        match store.refusal(&limiter, &key, cost)? {
+        match store.raising().refusal(&limiter, &key, cost)? {
             None => Ok(Datum::from(fired.tuple())),
             Some(decision) => Err(Error::denied(&limiter.name, Some(&decision))),
         }

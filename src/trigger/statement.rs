@@ -33,7 +33,7 @@ pg_function! {
         let store = Store::new(call)?;
         let limiter = store.limiter(limiter)?;
         for (n, (key, rows)) in keys.iter().enumerate() {
-            let Some(decision) = store.refusal(&limiter, key, *rows)? else { continue };
+            let Some(decision) = store.raising().refusal(&limiter, key, *rows)? else { continue };
             for (key, rows) in &keys[..n] {
                 store.refund(&limiter, key, *rows)?;
             }

@@ -2,7 +2,7 @@
 //!
 //! A [`Rule`] says what is allowed; a [`State`] holds what one key has used of it; the host brings the time as [`Now`].
 //! [`decide`] puts them together for one or several rules, all or nothing. The [`table`] keeps the states of many keys in
-//! one slice that many processes share; [`lists`] say which keys are to be treated otherwise. [`slots`] say how many may do something at
+//! one slice that many processes share; [`lists`] say which keys are to be treated otherwise, a [`ban_filter`] which are banned. [`slots`] say how many may do something at
 //! the same time, and [`stats`] what came of it all.
 //!
 //! ```
@@ -37,6 +37,7 @@
 
 extern crate alloc;
 
+pub mod ban_filter;
 mod booking;
 pub mod calendar;
 mod count;

@@ -8,7 +8,8 @@
 //! * What a process remembers of a row is good as long as the [`generation`](Lists::generation) of its key is the same. It changes when a
 //!   row was changed, after others can see that. So a process reads the generation first, and the row then.
 //!
-//! A key that is banned in shared memory is marked, too.
+//! A ban in shared memory needs no mark, which would stay when it has ended: where a limiter has had one, there is another filter to ask, the
+//! [`ban_filter`](crate::ban_filter).
 //!
 //! Marks are a Bloom filter (Burton H. Bloom, "Space/time trade-offs in hash coding with allowable errors", 1970) with both bits of a key
 //! in one word: about one key in thirty that was not marked looks as if it were, when 100,000 are.
@@ -18,7 +19,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::table::Key;
 
 const LIMITERS: usize = 4_096;
-const WORDS: usize = 16_384;
+pub(crate) const WORDS: usize = 16_384;
 /// How many [generations](Lists::generation) there are.
 pub const GENERATIONS: usize = 4_096;
 
@@ -38,6 +39,7 @@ pub struct Lists {
 const USED: u64 = 1 << 32;
 const KNOWN: u64 = 1 << 33;
 const MARKED: u64 = 1 << 34;
+const BANS: u64 = 1 << 35;
 
 /// Where a limiter is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +50,8 @@ pub struct Place(u16);
 pub enum Listed {
     /// It has none.
     No,
+    /// It has none, but may be banned in shared memory.
+    NoRow,
     /// It may have one.
     Maybe,
     /// Nobody has read the list.
@@ -78,11 +82,11 @@ impl Lists {
         limiter.map_or(0, |limiter| limiter.load(Ordering::Acquire))
     }
 
-    /// Whether a key of the limiter has a row. Most questions end with the first look: no key of the limiter was marked.
+    /// Whether a key of the limiter has a row. Most questions end with the first look: no key of the limiter was marked or banned.
     #[inline(always)]
     pub fn look(&self, place: Option<Place>, key: Key) -> Listed {
         let flags = self.flags(place);
-        if flags & (KNOWN | MARKED) == KNOWN {
+        if flags & (KNOWN | MARKED | BANS) == KNOWN {
             return Listed::No;
         }
         if flags & KNOWN == 0 {
@@ -90,8 +94,10 @@ impl Lists {
         }
         let (word, bits) = mark(key);
         let marks = self.words.get(word).map_or(!0, |word| word.load(Ordering::Relaxed));
-        if marks & bits == bits {
+        if flags & MARKED != 0 && marks & bits == bits {
             Listed::Maybe
+        } else if flags & BANS != 0 {
+            Listed::NoRow
         } else {
             Listed::No
         }
@@ -110,6 +116,11 @@ impl Lists {
             word.fetch_or(bits, Ordering::Relaxed);
         }
         self.set(place, MARKED);
+    }
+
+    /// Says that a key of the limiter has just been banned in shared memory, and is in the [`ban_filter`](crate::ban_filter).
+    pub fn set_bans(&self, place: Option<Place>) {
+        self.set(place, BANS);
     }
 
     /// Says that all keys of the limiter that have a row are marked.
@@ -139,7 +150,7 @@ pub fn generation_of(key: Key) -> usize {
 
 /// The word with a key's bits, and the bits.
 #[inline(always)]
-fn mark([high, low]: Key) -> (usize, u64) {
+pub(crate) fn mark([high, low]: Key) -> (usize, u64) {
     ((high >> 32) as usize % WORDS, 1 << (low & 63) | 1 << (low >> 6 & 63))
 }
 
@@ -187,6 +198,22 @@ mod tests {
         assert_eq!(lists.look(other, key(1)), Listed::No, "marked for another limiter");
         lists.mark(other, key(2));
         assert_eq!(lists.look(other, key(2)), Listed::Maybe);
+    }
+
+    #[test]
+    fn bans_in_memory_mark_no_key() {
+        let lists = lists();
+        let (place, other) = (lists.place(7), lists.place(8));
+        lists.set_bans(place);
+        assert_eq!(lists.look(place, key(1)), Listed::Unknown);
+        lists.set_known(place);
+        lists.set_known(other);
+        lists.mark(other, key(1));
+        assert_eq!(lists.look(place, key(1)), Listed::NoRow, "marked for another limiter");
+        lists.mark(place, key(1));
+        assert_eq!(lists.look(place, key(1)), Listed::Maybe);
+        assert_eq!(lists.look(place, key(2)), Listed::NoRow);
+        assert_eq!(lists.look(other, key(2)), Listed::No);
     }
 
     #[test]

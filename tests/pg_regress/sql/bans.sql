@@ -68,6 +68,12 @@ SELECT key, automatic FROM rl_bans ORDER BY key;
 SELECT rl_try_acquire('login', 'i') FROM generate_series(1, 3);
 SELECT rl_reset('login', 'i');
 SELECT (rl_check('login', 'i')).reason FROM generate_series(1, 5);
+-- So does a ban by hand, and what is banned already is not banned by itself.
+SELECT (rl_check('login', 'l')).reason FROM generate_series(1, 3);
+SELECT rl_ban('login', 'l', '1 hour', 'by hand'), rl_take('login', 'l', 1);
+SELECT automatic, reason FROM rl_bans WHERE key = 'l';
+SELECT rl_unban('login', 'l'), (rl_check('login', 'l')).reason;
+SELECT (rl_check('login', 'l')).reason FROM generate_series(1, 3);
 -- With on_rollback => 'refund', too.
 UPDATE rl_limiters SET on_rollback = 'refund' WHERE name = 'login';
 SELECT (rl_check('login', 'j')).reason FROM generate_series(1, 5);
@@ -105,6 +111,33 @@ SELECT reason FROM rl_check('ledger', 'b');
 ROLLBACK;
 SELECT reason FROM rl_check('ledger', 'b');
 SELECT rl_unban('ledger', 'a'), rl_try_acquire('ledger', 'a');
+-- Resetting a key, a ban by hand and the end of a ban make it start afresh here, too.
+SELECT rl_take('ledger', k, 1) FROM unnest('{d,e,f}'::text[]) AS k, generate_series(1, 2);
+SELECT rl_reset('ledger', 'd');
+SELECT rl_take('ledger', 'd', 1) FROM generate_series(1, 2);
+SELECT reason FROM rl_peek('ledger', 'd');
+SELECT rl_ban('ledger', 'e', '1 us');
+SELECT rl_take('ledger', 'e', 1), reason FROM rl_peek('ledger', 'e');
+BEGIN;
+SELECT (rl_check('ledger', 'f')).reason FROM generate_series(1, 2);
+SELECT rl_unban('ledger', 'f');
+SELECT (rl_check('ledger', 'f')).reason FROM generate_series(1, 3);
+COMMIT;
+-- Errors that roll back what was refused leave no ban, and count none.
+DO $$
+BEGIN
+    FOR n IN 1..5 LOOP
+        BEGIN
+            PERFORM rl_enforce('ledger', 'g');
+        EXCEPTION WHEN OTHERS THEN NULL;
+        END;
+    END LOOP;
+END
+$$;
+SELECT reason FROM rl_peek('ledger', 'g');
+SELECT bans AS before FROM rl_stat_limiters WHERE limiter = 'ledger' \gset
+SELECT (rl_check('ledger', 'g')).reason FROM generate_series(1, 2);
+SELECT bans - :before AS bans FROM rl_stat_limiters WHERE limiter = 'ledger';
 -- What has ended is removed by house-keeping.
 SELECT rl_ban('ledger', 'c', '1 us');
 SELECT reason FROM rl_peek('ledger', 'c');

@@ -3,6 +3,7 @@
 mod admission;
 mod apply;
 mod ask;
+mod bans;
 mod contention;
 mod copies;
 mod crash;
@@ -75,6 +76,7 @@ pub fn tests() -> Vec<FileTest> {
     let lists = [
         admission::TESTS,
         apply::TESTS,
+        bans::TESTS,
         contention::TESTS,
         copies::TESTS,
         crash::TESTS,

@@ -5,7 +5,7 @@
 
 use alloc::vec::Vec;
 
-use super::cell::{Cell, Key};
+use super::cell::{Cell, Key, Locked};
 use super::{rule_key, Full, Host, Record, Table, BAN};
 use crate::rule::BAN_KIND;
 use crate::time::Micros;
@@ -59,6 +59,11 @@ impl Ban<'_> {
     }
 }
 
+/// When the ban in a cell ends, if there is one that has not.
+fn ban_end(cell: &Locked<'_>, now: Micros) -> Option<Micros> {
+    (cell.kind() == BAN_KIND && cell.open() > now).then(|| cell.open())
+}
+
 fn halves(id: [u8; 16]) -> [u64; 2] {
     let id = u128::from_le_bytes(id);
     [id as u64, (id >> 64) as u64]
@@ -90,27 +95,42 @@ fn read(words: &[u64], until: Micros, show: impl FnOnce(&Ban<'_>)) -> Option<()>
 impl<'t, H: Host> Table<'t, H> {
     /// Bans a key, in place of an earlier ban of it. There may be no room for it.
     pub fn ban(&self, key: Key, ban: &Ban<'_>, now: Micros) -> Result<(), Full> {
+        self.put_ban(key, ban, now, |_| true).map(|_| ())
+    }
+
+    /// Bans a key unless it is banned already; says whether it was not. There may be no room for it.
+    pub fn ban_anew(&self, key: Key, ban: &Ban<'_>, now: Micros) -> Result<bool, Full> {
+        self.put_ban(key, ban, now, |cell| ban_end(cell, now).is_none())
+    }
+
+    fn put_ban(
+        &self,
+        key: Key,
+        ban: &Ban<'_>,
+        now: Micros,
+        accept: impl Fn(&Locked<'_>) -> bool,
+    ) -> Result<bool, Full> {
         let words = ban.words();
         let until = ban.until.unwrap_or(Micros::MAX);
         let record = Record {
             key: rule_key(key, BAN),
             // No limiter's: a ban stays when a limiter forgets what its keys have used.
             tag: 0,
-            primary: false,
+            // It stands for a key as what it has used does.
+            primary: true,
             kind: BAN_KIND,
             fresh: until,
             open: until,
             words: [words.len() as u64, 0, 0],
             times: &words,
         };
-        self.install(&record, now, |_| true).map(|_| ())
+        self.install(&record, now, accept)
     }
 
     /// Until when a key is banned, if it is: `Micros::MAX` for ever.
     #[inline]
     pub fn banned(&self, key: Key, now: Micros) -> Option<Micros> {
-        let cell = self.find(rule_key(key, BAN))?;
-        (cell.kind() == BAN_KIND && cell.open() > now).then(|| cell.open())
+        ban_end(&self.find(rule_key(key, BAN))?, now)
     }
 
     /// Whether a key may be banned, at the price of a look at the cells where it would say so.
@@ -123,19 +143,40 @@ impl<'t, H: Host> Table<'t, H> {
     /// Ends the ban of a key; says whether there was one.
     pub fn unban(&self, key: Key, now: Micros) -> bool {
         let Some(mut cell) = self.find(rule_key(key, BAN)) else { return false };
-        let banned = cell.kind() == BAN_KIND && cell.open() > now;
+        let banned = ban_end(&cell, now).is_some();
         self.forget(&mut cell);
         banned
     }
 
     /// Shows all bans that have not ended. Each is whole, but no two need be of the same moment.
     pub fn bans(&self, now: Micros, mut show: impl FnMut(&Ban<'_>)) {
+        self.keyed_bans(now, |_, ban| show(ban));
+    }
+
+    /// Shows all keys that are banned.
+    pub fn banned_keys(&self, now: Micros, mut show: impl FnMut(Key)) {
+        self.keyed_bans(now, |key, _| show(key));
+    }
+
+    /// Ends those bans that `ends` says yes to, as of limiters that are gone. Nothing is locked while it is asked.
+    pub fn end_bans(&self, now: Micros, ends: impl Fn(&Ban<'_>) -> bool) {
+        self.keyed_bans(now, |key, ban| {
+            if ends(ban) {
+                self.unban(key, now);
+            }
+        });
+    }
+
+    fn keyed_bans(&self, now: Micros, mut show: impl FnMut(Key, &Ban<'_>)) {
         let mut words = [0; _];
         let is_ban =
             |cell: &&Cell| cell.lock(|times| self.host.yield_now(times)).kind() == BAN_KIND;
         for cell in self.used().filter(is_ban) {
             let record = self.copy(cell, now, &mut words).filter(Record::is_ban);
-            record.and_then(|record| read(record.times, record.fresh, &mut show));
+            record.and_then(|record| {
+                let key = rule_key(record.key, BAN);
+                read(record.times, record.fresh, |ban| show(key, ban))
+            });
         }
     }
 }

@@ -363,7 +363,7 @@ impl<'t, H: Host> Table<'t, H> {
         count
     }
 
-    /// How many keys have used something.
+    /// How many keys have used something, and how many are banned.
     pub fn keys(&self, now: Micros) -> u64 {
         let live = |cell: &&Cell| {
             let locked = cell.lock(|times| self.host.yield_now(times));

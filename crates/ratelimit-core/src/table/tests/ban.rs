@@ -67,6 +67,23 @@ fn all_of_a_ban_is_shown_and_can_be_replaced() {
 }
 
 #[test]
+fn a_ban_that_holds_is_kept_from_a_new_one() {
+    let memory = Memory::new(100);
+    let table = memory.table();
+    let until = START.plus(SECOND).steady;
+    let brief = ban("brief", Some(until));
+    assert_eq!(table.ban_anew(key(1), &brief, START.steady), Ok(true));
+    assert_eq!(table.ban_anew(key(1), &ban("long", None), until - 1), Ok(false));
+    assert_eq!(table.banned(key(1), START.steady), Some(until));
+    assert_eq!(
+        table.ban_anew(key(1), &ban("long", None), until),
+        Ok(true),
+        "the first one has ended"
+    );
+    assert_eq!(table.banned(key(1), until), Some(Micros::MAX));
+}
+
+#[test]
 fn an_unbanned_key_is_free_at_once() {
     let memory = Memory::new(100);
     let table = memory.table();
@@ -98,15 +115,32 @@ fn a_ban_is_not_pushed_out_and_not_reset() {
 }
 
 #[test]
-fn a_ban_is_no_key_that_has_used_something() {
+fn bans_are_counted_with_keys_that_have_used_something() {
     let memory = Memory::new(100);
     let (table, rule) = (memory.table(), rule("2 per hour", Algorithm::TokenBucket));
     table.ban(key(1), &ban("one", None), START.steady).unwrap();
-    assert_eq!(table.keys(START.steady), 0);
-    assert!(take(&table, &rule, 1, START), "rates do not look at bans");
     assert_eq!(table.keys(START.steady), 1);
+    assert!(take(&table, &rule, 1, START), "rates do not look at bans");
+    assert_eq!(table.keys(START.steady), 2);
     assert!(table.reset(key(1), [0].into_iter(), START.steady));
+    assert_eq!(table.reset_all(7, START.steady), 0, "a ban is not what a key has used");
     assert!(table.banned(key(1), START.steady).is_some());
+}
+
+#[test]
+fn bans_of_some_can_be_ended_and_their_room_is_free() {
+    let memory = Memory::new(100);
+    let table = memory.table();
+    for (n, limiter) in [(1, [1; 16]), (2, [2; 16]), (3, [1; 16])] {
+        let long = "a key of more than twenty-four letters";
+        table.ban(key(n), &Ban { limiter, ..ban(long, None) }, START.steady).unwrap();
+    }
+    table.end_bans(START.steady, |ban| ban.limiter == [1; 16]);
+    let banned = |n| table.banned(key(n), START.steady).is_some();
+    assert_eq!([1, 2, 3].map(banned), [false, true, false]);
+    table.end_bans(START.steady, |_| true);
+    let used = |cell: &&Cell| cell.lock(|_| ()).fresh() > START.steady;
+    assert_eq!(memory.cells.iter().filter(used).count(), 0);
 }
 
 #[test]
