@@ -1,5 +1,6 @@
 //! The servers that tests run in.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::OnceLock;
 
 use anyhow::{anyhow, Context, Result};
@@ -9,14 +10,17 @@ use testbed::{Builder, Cluster, Server, Tree};
 /// Gives each test a database of its own in a server for all, or a server of its own.
 pub struct Bed {
     tree: Tree,
-    shared: OnceLock<Result<Server, String>>,
+    shared: [OnceLock<Result<Server, String>>; 4],
+    /// How many databases they have.
+    databases: AtomicUsize,
     /// What every server begins with.
     cluster: Cluster,
 }
 
 impl Bed {
     pub fn new(tree: Tree) -> Result<Self> {
-        Ok(Self { cluster: Cluster::new(&tree)?, tree, shared: OnceLock::new() })
+        let shared = [const { OnceLock::new() }; 4];
+        Ok(Self { cluster: Cluster::new(&tree)?, tree, shared, databases: AtomicUsize::new(0) })
     }
 
     pub fn tree(&self) -> &Tree {
@@ -29,16 +33,22 @@ impl Bed {
         Server::builder(&self.tree).copy_of(&self.cluster).setting("statement_timeout", "5min")
     }
 
-    /// The server that tests share.
+    /// A server that tests share.
     pub fn shared(&self) -> Result<&Server> {
+        self.nth_shared(0)
+    }
+
+    fn nth_shared(&self, n: usize) -> Result<&Server> {
         let start = || self.private().start().map_err(crate::report);
-        let server = self.shared.get_or_init(start).as_ref();
+        let server = self.shared.get(n).context("too many databases")?.get_or_init(start).as_ref();
         server.map_err(|error| anyhow!("no shared server: {error}"))
     }
 
-    /// A new database with the extension, in the server that tests share.
+    /// A new database with the extension, in a server that tests share. No more than 256 of one can have durable limiters.
     pub fn database(&self, name: &str) -> Result<Database<'_>> {
-        Database::new(self.shared()?, name)
+        const EACH: usize = 200;
+        let n = self.databases.fetch_add(1, Ordering::Relaxed);
+        Database::new(self.nth_shared(n / EACH)?, name)
     }
 }
 

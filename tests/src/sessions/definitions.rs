@@ -164,26 +164,27 @@ fn an_extension_created_again_starts_afresh(bed: &Bed) -> Result<()> {
 fn a_database_created_again_starts_afresh(bed: &Bed) -> Result<()> {
     let database = bed.database("a_database_created_again")?;
     used_up(&mut database.connect()?)?;
-    let mut admin = bed.shared()?.connect()?;
+    let mut admin = database.server().connect()?;
     admin.batch_execute(&format!("DROP DATABASE {} WITH (FORCE)", database.name()))?;
-    let database = bed.database("a_database_created_again")?;
-    used_up(&mut database.connect()?)
+    let again = Database::new(database.server(), database.name())?;
+    used_up(&mut again.connect()?)
 }
 
 fn a_database_made_from_a_template(bed: &Bed) -> Result<()> {
     let database = bed.database("the_template")?;
     used_up(&mut database.connect()?)?;
-    let mut admin = bed.shared()?.connect()?;
+    let mut admin = database.server().connect()?;
     let create = format!("CREATE DATABASE made_from_a_template TEMPLATE {}", database.name());
     // The session above may still be on its way out.
     eventually("nobody uses the template", || Ok(admin.batch_execute(&create).is_ok()))?;
-    let mut copy = bed.shared()?.connect_to("made_from_a_template", "postgres")?;
+    let mut copy = database.server().connect_to("made_from_a_template", "postgres")?;
     ensure!(copy.left("api", "key")? == 2, "it inherits from its template");
     Ok(())
 }
 
 fn databases_do_not_share_limiters(bed: &Bed) -> Result<()> {
-    let (one, other) = (bed.database("one_database")?, bed.database("another_database")?);
+    let one = bed.database("one_database")?;
+    let other = Database::new(one.server(), "another_database")?;
     used_up(&mut one.connect()?)?;
     let mut other = other.connect()?;
     ensure_code(&other.refused("SELECT rl_try_acquire('api', 'key')")?, "42704")?;

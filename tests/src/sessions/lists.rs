@@ -229,8 +229,9 @@ fn only_so_many_denials_in_that_time_ban(bed: &Bed) -> Result<()> {
 }
 
 fn the_same_key_elsewhere(bed: &Bed) -> Result<()> {
+    let here = bed.database("listed_here")?;
     let (mut here, mut there) =
-        (bed.database("listed_here")?.connect()?, bed.database("listed_there")?.connect()?);
+        (here.connect()?, Database::new(here.server(), "listed_there")?.connect()?);
     for session in [&mut here, &mut there] {
         session.limiter("api", 10)?;
         session.limiter("other", 10)?;
