@@ -4,13 +4,14 @@ use alloc::rc::Rc;
 
 use crate::calendar::{Calendar, Utc};
 use crate::fixed_window::FixedWindow;
+use crate::interval_bucket::IntervalBucket;
 use crate::meter::Meter;
 use crate::period::Period;
 use crate::sliding_log::SlidingLog;
 use crate::sliding_window::SlidingWindow;
 use crate::spec::{Algorithm, Anchor, RateSpec, Refill, RuleError, MAX_LOG, MAX_PERIOD, MAX_QUOTA};
 use crate::time::MILLISECOND;
-use crate::token_bucket::{IntervalBucket, TokenBucket};
+use crate::token_bucket::TokenBucket;
 
 /// A rule that can decide.
 #[derive(Clone, Debug)]
