@@ -21,7 +21,7 @@ CREATE FUNCTION rl_ban(limiter text, key text, duration interval, reason text DE
     LANGUAGE c VOLATILE PARALLEL UNSAFE COST 100 AS 'MODULE_PATHNAME', 'rl_ban';
 COMMENT ON FUNCTION rl_ban IS 'refuses all calls for a key for so long, null for ever, in place of an earlier ban of it';
 
--- For a key that was refused too often. A refusal neither waits nor fails: where others are at the row or at the limiter's, or the
+-- For a key that was refused too often. A refusal does not fail, nor wait for more than a moment: where others are at the row or at the limiter's, or the
 -- transaction's snapshot is of before what they did, the next refusal tries again.
 CREATE FUNCTION _rl_ban_denied(limiter text, key text, since timestamptz, expires_at timestamptz)
     RETURNS boolean

@@ -2,6 +2,15 @@
 
 use std::cell::RefCell;
 
+use pgrx::pg_sys;
+
+/// The database of this process.
+#[inline(always)]
+pub fn database() -> u32 {
+    // SAFETY: a plain variable, set when the process connected to its database.
+    unsafe { pg_sys::MyDatabaseId }.to_u32()
+}
+
 /// A variable of this process. Every PostgreSQL process has one thread that runs extension code, so it needs no lock.
 pub struct BackendCell<T>(RefCell<T>);
 

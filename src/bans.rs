@@ -15,6 +15,7 @@ use ratelimit_core::{Micros, Operation};
 pub use open::{forget_denials, install};
 pub use rows::purge;
 
+use crate::backend;
 use crate::catalog::{Definition, Stake};
 use crate::encoding;
 use crate::error::{Error, Result};
@@ -74,8 +75,7 @@ fn in_memory<'a>(
     now: Micros,
 ) -> Ban<'a> {
     Ban {
-        // SAFETY: a plain variable, set when the process connected to its database.
-        database: unsafe { pg_sys::MyDatabaseId }.to_u32(),
+        database: backend::database(),
         limiter: limiter.id(),
         tag: limiter.tag(),
         text: encoding::clip(text, MAX_BAN_TEXT),
@@ -141,8 +141,7 @@ pub fn denied(
 
 /// Shows the bans that shared memory holds for this database.
 pub fn all(header: &'static Header, mut show: impl FnMut(&Ban<'_>)) {
-    // SAFETY: a plain variable, set when the process connected to its database.
-    let database = unsafe { pg_sys::MyDatabaseId }.to_u32();
+    let database = backend::database();
     header.table().bans(header.clock.now().steady, |ban| {
         if ban.database == database {
             show(ban);

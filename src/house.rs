@@ -4,6 +4,7 @@ use std::ffi::CStr;
 
 use pgrx::pg_sys;
 
+use crate::backend;
 use crate::bans;
 use crate::catalog::{self, Extension};
 use crate::config;
@@ -46,7 +47,7 @@ pub fn pass(extension: &Extension, batch: usize, fold: Fold) -> Result<usize> {
     let header = shmem::get()?.unwrap_or_else(shmem::private);
     // What this transaction has dropped may come back.
     if !catalog::has_changed() {
-        stats::tidy(header, stats::database(), || catalog::ids(extension.schema()));
+        stats::tidy(header, backend::database(), || catalog::ids(extension.schema()));
     }
     // The ledger that is emptied stays locked until the transaction ends: so that comes last.
     let expired = durable::purge(header, extension.schema(), batch)?

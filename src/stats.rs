@@ -20,7 +20,7 @@ use ratelimit_core::Micros;
 pub use saved::{export, install_key, install_total};
 pub use tidy::{tidy, tidy_databases};
 
-use crate::backend::BackendCell;
+use crate::backend::{self, BackendCell};
 use crate::shmem::{self, Header};
 
 /// What this session has counted of one limiter and not brought to shared memory yet.
@@ -39,12 +39,6 @@ pub struct Stats(Option<Rc<Tally>>);
 static TALLIES: BackendCell<Vec<Rc<Tally>>> = BackendCell::new(Vec::new());
 /// Whether there is anything to bring when the transaction ends.
 static DUE: AtomicBool = AtomicBool::new(false);
-
-/// The database of this session.
-pub fn database() -> u32 {
-    // SAFETY: a plain variable, set when the process connected to its database.
-    unsafe { pg_sys::MyDatabaseId }.to_u32()
-}
 
 fn is_there(database: u32) -> bool {
     // SAFETY: a catalog look-up by oid; what does not exist is answered by null.
@@ -67,7 +61,7 @@ impl Stats {
         if !shmem::is_shared(header) {
             return Stats(None);
         }
-        let (database, now) = (database(), now(header));
+        let (database, now) = (backend::database(), now(header));
         let claim = || header.totals_alone(|totals| totals.claim(&id, database, now));
         let found = header.totals(|totals| totals.find(&id, database)).or_else(claim);
         let place = found.or_else(|| {
@@ -169,7 +163,7 @@ impl Tally {
     fn bring(&self, header: &Header) {
         self.due.set(false);
         let counts: Counts = std::array::from_fn(|n| self.counts[n].take());
-        let database = database();
+        let database = backend::database();
         let add = |place| header.totals(|totals| totals.add(place, &self.id, database, &counts));
         if !add(self.place.get()) {
             // Somebody who could not see the limiter yet has given its place away.
@@ -218,7 +212,7 @@ unsafe extern "C-unwind" fn transaction_event(event: XactEvent::Type, _: *mut st
 pub fn total(id: &LimiterId) -> Option<(Counts, Option<Micros>)> {
     let header = shmem::header()?;
     bring();
-    header.totals(|totals| match totals.find(id, database()).and_then(|n| totals.get(n)) {
+    header.totals(|totals| match totals.find(id, backend::database()).and_then(|n| totals.get(n)) {
         Some(total) => Some((total.counts(), Some(total.since()))),
         // It was not asked yet, and will be counted.
         None => (!totals.is_full()).then(|| (Counts::default(), None)),
@@ -240,7 +234,7 @@ pub fn denied_keys(id: &LimiterId) -> Vec<Denied> {
     // Under the lock there is nothing to allocate.
     let mut copy = Box::<ratelimit_core::stats::HeavyHitters>::default();
     let place = header.denied_keys(|keys| {
-        let place = keys.totals.find(id, database())?;
+        let place = keys.totals.find(id, backend::database())?;
         (*copy).clone_from(keys.sketch(place));
         Some(place)
     });
@@ -260,7 +254,7 @@ pub fn denied_keys(id: &LimiterId) -> Vec<Denied> {
 pub fn reset() {
     let Some(header) = shmem::header() else { return };
     bring();
-    let (database, now) = (database(), now(header));
+    let (database, now) = (backend::database(), now(header));
     header.totals_alone(|totals| {
         for (place, _, _) in totals.iter().filter(|(_, _, total)| total.database() == database) {
             totals.reset(place, now);

@@ -39,7 +39,7 @@ pub fn write(
 }
 
 /// Bans a key that was refused too often, unless it is banned, or somebody else is at its ban or its limiter; says whether it did. It
-/// neither waits nor fails: that would be the answer to a call that has just been decided.
+/// does not fail, nor wait for more than a millisecond: that would be the answer to a call that has just been decided.
 pub fn write_unless_banned(
     header: &'static Header,
     limiter: &Definition,

@@ -15,6 +15,7 @@ use rustc_hash::FxBuildHasher;
 use smallvec::SmallVec;
 
 use super::scan::{Id, LimiterRow, RuleRow, Tables};
+use crate::backend;
 use crate::error::{Error, Result};
 use crate::interval::Parts;
 use crate::stats::Stats;
@@ -181,8 +182,7 @@ impl Definition {
     pub fn ad_hoc(function: pg_sys::Oid, spec: RateSpec, rule: Rule, secret: &Secret) -> Self {
         let period = spec.period.longest();
         let identity: [&[u8]; 3] = [
-            // SAFETY: a plain variable, set when the process connected to its database.
-            &unsafe { pg_sys::MyDatabaseId }.to_u32().to_le_bytes(),
+            &backend::database().to_le_bytes(),
             &function.to_u32().to_le_bytes(),
             // The quota may change from call to call, and the key keeps what it has used; another period is another limit.
             &period.to_le_bytes(),
@@ -398,8 +398,7 @@ impl Definition {
 /// How keys of a limiter are known: by all that tells it from any other that was ever created.
 pub fn hasher(tables: &Tables, id: &Id, secret: &Secret) -> KeyHasher {
     let identity: [&[u8]; 4] = [
-        // SAFETY: a plain variable, set when the process connected to its database.
-        &unsafe { pg_sys::MyDatabaseId }.to_u32().to_le_bytes(),
+        &backend::database().to_le_bytes(),
         &tables.limiters.to_u32().to_le_bytes(),
         id,
         // Saved states of memory limiters have been known so since 0.1.0.

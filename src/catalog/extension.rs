@@ -4,6 +4,7 @@ use std::ffi::CStr;
 
 use pgrx::pg_sys::{self, Datum, Oid};
 
+use crate::backend;
 use crate::compat;
 use crate::error::{Error, Result};
 
@@ -49,8 +50,7 @@ impl Extension {
 
     /// Keeps it from being dropped until the transaction ends. Does not wait for who is dropping it: that may need what we hold.
     pub fn hold(&self) -> bool {
-        // SAFETY: a plain variable, set when the process connected to its database.
-        let database = unsafe { pg_sys::MyDatabaseId };
+        let database = Oid::from(backend::database());
         let class = pg_sys::ExtensionRelationId;
         let held = compat::try_lock(database, class, self.oid, pg_sys::AccessShareLock);
         held && Self::find().as_ref() == Some(self)

@@ -27,7 +27,7 @@ pub use scan::{
     ban_of, coming_ban_of, enum_label, limiter as limiter_row, listed_keys, override_of, Id, Tables,
 };
 
-use crate::backend::BackendCell;
+use crate::backend::{self, BackendCell};
 use crate::error::{Error, Result};
 use crate::function::pg_function;
 use crate::lists;
@@ -175,8 +175,7 @@ unsafe extern "C-unwind" fn transaction_ended(
         header.definitions.fetch_add(1, Ordering::Release);
         header.with_slots(|slots| slots.wake_all());
         // A worker sees to what is left of dropped limiters.
-        // SAFETY: a plain variable, set when the process connected to its database.
-        header.board.note(unsafe { pg_sys::MyDatabaseId });
+        header.board.note(Oid::from(backend::database()));
     }
 }
 

@@ -13,11 +13,11 @@ use super::fold::blocks;
 use super::lock::{lock_leases, try_lock_house, try_lock_token, unlock_leases, unlock_token};
 use super::tables::{id, Name, Scratch, Table, LEASES};
 use super::turn::turn;
+use crate::backend;
 use crate::catalog::{self, Id};
 use crate::datum::{moment, text, time};
 use crate::error::{Error, Result};
 use crate::shmem::{self, Header};
-use crate::slots;
 
 /// What becomes of a lease as a transaction commits.
 pub enum Written {
@@ -113,8 +113,7 @@ pub fn write_leases(header: &'static Header, schema: Oid, written: &[Written]) -
         });
     }
     table.keep_locked();
-    // SAFETY: a plain variable, set when the process connected to its database.
-    header.board.note(unsafe { pg_sys::MyDatabaseId });
+    header.board.note(Oid::from(backend::database()));
     Ok(())
 }
 
@@ -188,7 +187,7 @@ fn load(header: &'static Header, schema: Oid) -> Result<()> {
     let lock = pg_sys::AccessShareLock;
     let Some(table) = Table::open(schema, Name::Leases, lock)? else { return Ok(()) };
     let key = catalog::slot_keys(schema, &header.secret);
-    let (clock, database) = (header.clock.now(), slots::database());
+    let (clock, database) = (header.clock.now(), backend::database());
     let (mut live, mut homeless) = (0, 0);
     table.leases(None, clock, |row| {
         pgrx::check_for_interrupts!();
@@ -261,7 +260,7 @@ pub fn purge_leases(header: &'static Header, schema: Oid, most: usize) -> Result
 }
 
 fn is_live(header: &'static Header, token: &Token) -> bool {
-    let (database, now) = (slots::database(), header.clock.now().steady);
+    let (database, now) = (backend::database(), header.clock.now().steady);
     shmem::is_shared(header)
         && header.with_slots(|slots| slots.lease(*token, database, now)).is_some()
 }

@@ -7,6 +7,7 @@
 use pgrx::pg_sys::{self, LOCKTAG};
 use ratelimit_core::slots::Token;
 
+use crate::backend;
 use crate::catalog::Id;
 use crate::compat;
 
@@ -39,8 +40,7 @@ fn tag(lock: u32) -> LOCKTAG {
 
 fn advisory(class: u16, first: u32, second: u32) -> LOCKTAG {
     LOCKTAG {
-        // SAFETY: a plain variable, set when the process connected to its database.
-        locktag_field1: unsafe { pg_sys::MyDatabaseId }.to_u32(),
+        locktag_field1: backend::database(),
         locktag_field2: first,
         locktag_field3: second,
         locktag_field4: class,

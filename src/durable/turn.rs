@@ -10,7 +10,7 @@ use pgrx::pg_sys::{self, Oid};
 use ratelimit_core::Micros;
 
 use super::tables::{Name, Table};
-use crate::backend::BackendCell;
+use crate::backend::{self, BackendCell};
 use crate::error::{Error, Result};
 use crate::shmem::{self, Header};
 
@@ -80,8 +80,7 @@ pub fn turn(header: &'static Header) -> Result<&'static Turn> {
     if let Some(turn) = unsafe { TURN.load(Ordering::Relaxed).as_ref() } {
         return Ok(turn);
     }
-    // SAFETY: a plain variable, set when the process connected to its database.
-    let database = unsafe { pg_sys::MyDatabaseId }.to_u32();
+    let database = backend::database();
     let place = || header.news(|_| header.turns.place(database));
     let turn = place().or_else(|| {
         let dropped = header.turns.dropped();

@@ -8,6 +8,7 @@ use ratelimit_core::{Event, Micros};
 use super::fold::fold_key;
 use super::tables::{LedgerRow, Name, Scratch, Table};
 use super::turn;
+use crate::backend;
 use crate::catalog::{DefinedRule, Stake};
 use crate::error::Result;
 use crate::shmem::{self, Header};
@@ -61,8 +62,7 @@ pub fn write(header: &'static Header, entries: Vec<Entry>) -> Result<()> {
     }
     ledger.keep_locked();
     // From now on there is something to fold, and house-keeping sees that there is.
-    // SAFETY: a plain variable, set when the process connected to its database.
-    header.board.note(unsafe { pg_sys::MyDatabaseId });
+    header.board.note(pg_sys::Oid::from(backend::database()));
     Ok(())
 }
 

@@ -10,8 +10,7 @@ use pgrx::pg_sys::{self, Oid, SubXactEvent, XactEvent};
 use ratelimit_core::slots::{Lease, Token};
 use ratelimit_core::Micros;
 
-use super::database;
-use crate::backend::BackendCell;
+use crate::backend::{self, BackendCell};
 use crate::catalog::{self, Id};
 use crate::durable::{self, Written};
 use crate::error::{Error, Report, Result};
@@ -128,15 +127,15 @@ impl Changes {
 const MANY: usize = 1_024;
 
 fn look(header: &'static Header, token: Token, now: Micros) -> Option<Lease> {
-    header.with_slots(|slots| slots.lease(token, database(), now))
+    header.with_slots(|slots| slots.lease(token, backend::database(), now))
 }
 
 fn release_now(header: &'static Header, token: Token, now: Micros) {
-    header.with_slots(|slots| slots.release_lease(token, database(), now));
+    header.with_slots(|slots| slots.release_lease(token, backend::database(), now));
 }
 
 fn set_end(header: &'static Header, token: Token, now: Micros, expires: Micros) {
-    header.with_slots(|slots| slots.renew(token, database(), now, expires));
+    header.with_slots(|slots| slots.renew(token, backend::database(), now, expires));
 }
 
 /// Makes room to remember one more, so that nothing can fail once it is done.

@@ -9,8 +9,8 @@ use pgrx::pg_sys::{self, Oid};
 use ratelimit_core::slots::{lease_token, Lease, Terms, Token};
 use ratelimit_core::Micros;
 
-use super::{bare, changes, database, Slots};
-use crate::backend::BackendCell;
+use super::{bare, changes, Slots};
+use crate::backend::{self, BackendCell};
 use crate::catalog::{self, Stake};
 use crate::durable;
 use crate::error::{Error, Result};
@@ -70,7 +70,7 @@ pub fn renew(header: &'static Header, function: Oid, token: Token, ttl: Micros) 
         Some(_) => {
             let now = header.clock.now().steady;
             let expires = now.saturating_add(ttl);
-            Ok(header.with_slots(|slots| slots.renew(token, database(), now, expires)))
+            Ok(header.with_slots(|slots| slots.renew(token, backend::database(), now, expires)))
         }
     }
 }
@@ -85,7 +85,7 @@ pub fn release(header: &'static Header, function: Oid, token: Token) -> Result<b
         Some(lease) if lease.durable => changes::release(header, function, token),
         Some(_) => {
             let now = header.clock.now().steady;
-            Ok(header.with_slots(|slots| slots.release_lease(token, database(), now)))
+            Ok(header.with_slots(|slots| slots.release_lease(token, backend::database(), now)))
         }
     }
 }
@@ -94,7 +94,7 @@ pub fn release(header: &'static Header, function: Oid, token: Token) -> Result<b
 fn find(header: &'static Header, function: Oid, token: Token) -> Result<Option<Lease>> {
     let look = || {
         let now = header.clock.now().steady;
-        header.with_slots(|slots| slots.lease(token, database(), now))
+        header.with_slots(|slots| slots.lease(token, backend::database(), now))
     };
     let found = look();
     if found.is_some() {

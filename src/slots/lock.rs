@@ -3,6 +3,7 @@
 use pgrx::pg_sys::{self, LOCKTAG};
 use ratelimit_core::table::Key;
 
+use crate::backend;
 use crate::compat;
 use crate::durable;
 
@@ -15,8 +16,7 @@ const DETECTOR: u16 = 0x5250;
 
 /// The lock of one slot of a key, which no other slot has at the same time.
 pub fn tag(key: Key, number: u32) -> LOCKTAG {
-    // SAFETY: a plain variable, set when the process connected to its database.
-    let database = unsafe { pg_sys::MyDatabaseId }.to_u32();
+    let database = backend::database();
     advisory(SLOTS, database, key[0].wrapping_add(number.into()))
 }
 

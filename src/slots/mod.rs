@@ -24,6 +24,7 @@ use ratelimit_core::slots::{Claim, Refused, Terms, MAX_TEXT};
 use ratelimit_core::table::Key;
 use ratelimit_core::Micros;
 
+use crate::backend;
 use crate::catalog::Definition;
 use crate::encoding;
 use crate::error::{Error, Result};
@@ -33,12 +34,6 @@ use crate::shmem::{self, Header};
 pub fn install() {
     hold::install();
     changes::install();
-}
-
-/// The database of this process.
-pub fn database() -> u32 {
-    // SAFETY: a plain variable, set when the process connected to its database.
-    unsafe { pg_sys::MyDatabaseId }.to_u32()
 }
 
 /// Whose slots: a limiter and a key.
@@ -162,7 +157,7 @@ impl<'a> Slots<'a> {
             process: shmem::process(),
             // SAFETY: a plain variable.
             pid: unsafe { pg_sys::MyProcPid },
-            database: database(),
+            database: backend::database(),
             limiter: self.limiter.id(),
             text: encoding::clip(self.text, MAX_TEXT),
         }

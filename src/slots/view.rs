@@ -4,6 +4,7 @@ use pgrx::pg_sys::Oid;
 use ratelimit_core::slots::{Kind, Text, Token};
 use ratelimit_core::Micros;
 
+use crate::backend;
 use crate::catalog::{self, Id};
 use crate::durable::{self, Which};
 use crate::error::Result;
@@ -42,7 +43,7 @@ pub fn all(header: &'static Header, function: Oid) -> Result<Vec<Shown>> {
 }
 
 fn in_memory(header: &'static Header) -> Vec<Shown> {
-    let database = super::database();
+    let database = backend::database();
     let now = header.clock.now().steady;
     // Under the lock there is nothing to allocate.
     let mut shown = Vec::with_capacity(header.max_slots());

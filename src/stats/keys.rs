@@ -12,7 +12,7 @@ use ratelimit_core::table::Key;
 use ratelimit_core::Micros;
 
 use super::{Tally, DUE};
-use crate::backend::BackendCell;
+use crate::backend::{self, BackendCell};
 use crate::encoding;
 use crate::shmem;
 
@@ -93,7 +93,7 @@ impl Keys {
 
     /// Tells shared memory of all. Nothing is allocated or freed: its lock is held.
     fn tell(&mut self, keys: &mut shmem::Keys<'_>) {
-        let database = super::database();
+        let database = backend::database();
         for (n, sighted) in self.sighted.iter_mut().enumerate() {
             let recent = &mut self.recent[sighted.key[1] as usize % REMEMBERED];
             if recent.key == sighted.key && recent.number as usize == n + 1 {

@@ -12,7 +12,7 @@ use crate::table::Key;
 
 const WORDS: usize = crate::lists::WORDS;
 
-/// So many marks are worth a renewal: about one key in three hundred then looks as if it were banned.
+/// So many marks are worth a renewal: about one key in two hundred that is not then looks as if it were banned.
 const MANY: u32 = 32_768;
 
 /// Shared by all processes; all zero at first.

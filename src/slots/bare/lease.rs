@@ -10,8 +10,9 @@ use ratelimit_core::table::Key;
 use ratelimit_core::{Micros, MILLISECOND};
 
 use super::super::hold::{self, Term};
-use super::super::{database, lock, Slots};
+use super::super::{lock, Slots};
 use super::{is_full, ATTEMPTS};
+use crate::backend;
 use crate::catalog::{self, Id};
 use crate::durable::{self, Which, Written};
 use crate::encoding;
@@ -45,7 +46,7 @@ impl Slots<'_> {
             token,
             key: self.key,
             durable: true,
-            database: database(),
+            database: backend::database(),
             limiter: self.limiter.id(),
             since: now,
             expires: now.saturating_add(ttl),
